@@ -16,6 +16,9 @@ from torch import nn
 from probgen.core.module import DistributionModule
 from probgen.heads import Gaussian
 from probgen.nn import Constant
+from probgen.objectives.base import Objective
+from probgen.objectives.elbo import ELBO
+from probgen.objectives.parts import Average, Frozen
 from probgen.train.fit import adam, fit
 
 
@@ -31,6 +34,47 @@ class Forgotten(DistributionModule):
 
     def forward(self, context=None):
         return Normal(self.loc, 1.0).to_event(1)
+
+
+class Taught(Objective):
+    """Likelihood, a mean that agrees with its own average, and one that agrees with a teacher's."""
+
+    def __init__(self, gen, teacher):
+        super().__init__()
+        self.likelihood, self.gen = ELBO(), [gen]
+        self.mean, self.teacher = Average(gen, 0.7), Frozen(teacher)
+
+    def differentiable_loss(self, model, guide, x):
+        apart = self.gen[0]().mean - self.mean().mean + 0.1 * self.teacher().mean
+        likelihood = self.likelihood.differentiable_loss(model, guide, x)
+        return likelihood + len(x) * apart.square().sum()
+
+
+def taught(processes: int) -> None:
+    torch.set_num_threads(1)
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    torch.manual_seed(0)
+    gen, teacher = Gaussian(Constant(6)), Gaussian(Constant(6))
+    objective = Taught(gen, teacher)
+    strategy = "ddp" if processes > 1 else "auto"
+    fabric = Fabric(accelerator="cpu", devices=processes, strategy=strategy)
+    if processes > 1:
+        fabric.launch()
+    history = fit(
+        gen,
+        x,
+        objective,
+        steps=12,
+        batch_size=32 // processes,
+        optimizer={"model": adam(0.05)},
+        fabric=fabric,
+        seed=7,
+        verdict=False,
+        compile=False,
+    )
+    means = torch.cat([p.flatten() for p in objective.mean.parameters()])
+    if fabric.is_global_zero:
+        print("RESULT" + json.dumps([history.loss, means.tolist(), history.groups]))
 
 
 def watched(processes: int) -> None:
@@ -84,4 +128,6 @@ def main(processes: int, weights: torch.Tensor | None = None) -> None:
 
 
 if __name__ == "__main__":
-    {"watched": watched, "weighted": weighted}.get(sys.argv[-1], main)(int(sys.argv[1]))
+    {"watched": watched, "weighted": weighted, "taught": taught}.get(sys.argv[-1], main)(
+        int(sys.argv[1])
+    )

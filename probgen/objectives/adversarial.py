@@ -17,8 +17,9 @@ from probgen.core.turns import same_random_state
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.base import Objective
 from probgen.objectives.games import Game
+from probgen.objectives.generator_regularizers import GeneratorRegularizer, GeneratorRound
 from probgen.objectives.regularizers import Regularizer
-from probgen.objectives.samples import UnconditionedRun, unconditioned_run
+from probgen.objectives.samples import LatentDraw, UnconditionedRun, unconditioned_run
 from probgen.objectives.schedules import WeightSchedule, at_step
 
 
@@ -30,17 +31,18 @@ class Adversarial(Objective):
     .. math:: \sum_b L_C\big(s(x_b), s(\bar x'_b)\big) + L_G\big(\bar s(x'_b)\big) - \lambda \log q(z'_b \mid x'_b),
               \qquad (z'_b, x'_b) \sim p_\theta(\cdot \mid c_b)
 
+    beside the penalties of either player.
+
     Two players, one scalar, one backward: what is held fixed (under a bar) gets no gradient, so
     each player gets its own, as from two backward passes. The fakes are draws of the unconditioned
     model: an implicit distribution (:class:`GAN <probgen.models.gan.GAN>`), and as well a flow or
     any other family whose distribution of x has ``rsample``. With a context c both players see it:
     the critic is called as ``critic(x, context)``.
 
-    The value is no measure of progress. Learning rates of their own for the players are parameter
-    groups::
+    The value is no measure of progress. Each player may have an optimizer of its own::
 
-        fit(gan, x, Adversarial(critic), optimizer=lambda _: torch.optim.Adam(
-            [{"params": gan.parameters(), "lr": 1e-4}, {"params": critic.parameters(), "lr": 4e-4}], betas=(0.0, 0.9)))
+        fit(gan, x, Adversarial(critic), optimizer={
+            "model": adam(1e-4, betas=(0.0, 0.9)), "critic": adam(4e-4, betas=(0.0, 0.9))})
 
     ``adam(2e-4, betas=(0.5, 0.999))`` gives both the same; ``fit(ema=0.999)`` leaves the averaged
     generator, which hides the cycles of the game.
@@ -49,6 +51,9 @@ class Adversarial(Objective):
     ----------
     critic, game, regularizers, packing, augment
         As for :class:`Adversary <probgen.objectives.adversary.Adversary>`.
+    generator_regularizers : sequence of GeneratorRegularizer
+        Penalties of the generator: :class:`PathLength`, :class:`DiversitySensitive`,
+        :class:`ModeSeeking`, :class:`FeatureMatching`.
     critic_steps : int
         The generator learns at every so many-th step, the critic at each: the loss of the other
         steps has no gradient for the model, which optimizers then leave alone. Losses that look at
@@ -94,14 +99,20 @@ class Adversarial(Objective):
         regularizers: Sequence[Regularizer] = (),
         packing: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,
+        generator_regularizers: Sequence[GeneratorRegularizer] = (),
         critic_steps: int = 1,
         information: float | WeightSchedule = 0.0,
     ):
         checks.at_least(1, critic_steps=critic_steps)
         checks.scheduled(information=information)
+        checks.functions(generator_regularizers=generator_regularizers)
         super().__init__()
         self.adversary = Adversary(
             critic, game, regularizers=regularizers, packing=packing, augment=augment
+        )
+        self.generator_regularizers = tuple(generator_regularizers)
+        self.generator_regularizer_modules = nn.ModuleList(
+            each for each in self.generator_regularizers if isinstance(each, nn.Module)
         )
         self.critic_steps = critic_steps
         self.information = information
@@ -123,11 +134,16 @@ class Adversarial(Objective):
     ) -> Tensor:
         information = at_step(self.information, self.step, self.training)
         both = self._generators_turn()
-        drawn = unconditioned_run(model, batch, self, differentiable=both)
+        penalized = both and bool(self.generator_regularizers)
+        drawn = unconditioned_run(model, batch, self, differentiable=both, leaves=penalized)
         parts = self.adversary.parts(drawn.real, drawn.fake, *drawn.context, both=both)
         for name, value in parts.items():
             note(name, len(drawn.real) * value)
         loss = len(drawn.real) * sum_of(parts.values())
+        if penalized:
+            penalty = len(drawn.real) * self._penalty(model, batch, drawn)
+            note("generator penalty", penalty)
+            loss = loss + penalty
         if self.information and both:
             told = self._told(guide, batch, drawn)
             note("information", -told, information)
@@ -143,6 +159,18 @@ class Adversarial(Objective):
             return True
         self.step.add_(1)
         return self.critic_steps == 1 or int(self.step) % self.critic_steps == 0
+
+    def _penalty(self, model: Callable[..., Any], batch: tuple, drawn: UnconditionedRun) -> Tensor:
+        """The generator's penalties per row."""
+
+        def draw() -> LatentDraw:
+            other = unconditioned_run(model, batch, self, leaves=True)
+            return LatentDraw(other.latents, other.fake)
+
+        played = GeneratorRound(
+            LatentDraw(drawn.latents, drawn.fake), drawn.real, drawn.context, draw, self.adversary
+        )
+        return sum_of(regularizer(played).mean() for regularizer in self.generator_regularizers)
 
     def _told(self, guide: Callable[..., Any], batch: tuple, drawn: UnconditionedRun) -> Tensor:
         """log q(z' | x') of the unconditioned run, summed; gradients pass through x' too."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from probgen.core import checks
 from probgen.core.sums import sum_of
@@ -86,6 +87,13 @@ class Adversary(nn.Module):
         self.packing = packing
         self.augment = augment
         self.regularizers = tuple(regularizers)
+        self.regularizer_modules = nn.ModuleList(
+            each for each in self.regularizers if isinstance(each, nn.Module)
+        )
+
+    @property
+    def players(self) -> dict[str, nn.Module]:
+        return {"critic": self.critic}
 
     def forward(self, real: Tensor, fake: Tensor, *context: Any, both: bool = True) -> Tensor:
         """The loss per row of rows and fakes ``(B, *event)``.
@@ -102,7 +110,7 @@ class Adversary(nn.Module):
         ``"critic"``, ``"penalty"`` where there are regularizers, ``"generator"`` with ``both``.
         """
         leaf = fake.detach()
-        contexts = tuple(self._packed(c) for c in context if torch.is_tensor(c))
+        contexts = self._contexts(context)
         leaf.requires_grad_(both or bool(self.regularizers))
         seen = (
             self._packed(self._augmented(real.detach()))
@@ -121,6 +129,68 @@ class Adversary(nn.Module):
         if both:
             parts["generator"] = self._second(on_real.detach(), on_fake, leaf, fake)
         return parts
+
+    def judge(self, x: Tensor, *context: Any) -> Tensor:
+        """The critic's scores of events through frozen weights: ``(B, *event) -> (B // packing,)``.
+
+        Gradients pass to ``x``, none to the critic: what another objective adds to make its own
+        fakes look real. Events are not augmented, and running means stay as they are.
+
+        >>> adversary, x = Adversary(nn.Linear(2, 1)), torch.zeros(3, 2, requires_grad=True)
+        >>> adversary.judge(x).sum().backward()
+        >>> x.grad.shape, adversary.critic.weight.grad
+        (torch.Size([3, 2]), None)
+        """
+        return self._scores(self._packed(x), self._contexts(context), held=True).mean(-1)
+
+    def features(
+        self, x: Tensor, *context: Any, layers: Sequence[nn.Module] = ()
+    ) -> tuple[Tensor, ...]:
+        """What layers of the critic give for events, through frozen weights as in :meth:`judge`.
+
+        Parameters
+        ----------
+        x : Tensor
+            Events ``(B, *event)``.
+        context : Tensor
+            Their contexts, where the critic takes them.
+        layers : sequence of nn.Module
+            Parts of the critic, whose outputs are given in the order in which they run; default:
+            what its last layer with parameters is called with.
+
+        Raises
+        ------
+        ValueError
+            If no such layer has run.
+
+        >>> critic = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 1))
+        >>> adversary = Adversary(critic)
+        >>> [f.shape for f in adversary.features(torch.zeros(3, 2))]
+        [torch.Size([3, 5])]
+        """
+        seen: list[Tensor] = []
+
+        def look(layer: nn.Module, inputs: tuple, output: Any) -> None:
+            value = output if layers else next(iter(inputs), None)
+            if torch.is_tensor(value):
+                seen.append(value)
+
+        looked_at = list(layers) or [part for part in self.critic.modules() if _learns(part)]
+        hooks = [layer.register_forward_hook(look) for layer in looked_at]
+        try:
+            self._scores(self._packed(x), self._contexts(context), held=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not seen:
+            raise ValueError(
+                "expected layers of the critic that run on an event, got none; pass layers=[...], "
+                "modules inside of the critic"
+            )
+        return tuple(seen) if layers else (seen[-1],)
+
+    def _contexts(self, context: tuple) -> tuple[Tensor, ...]:
+        return tuple(self._packed(c) for c in context if torch.is_tensor(c))
 
     def _second(self, on_real: Tensor, on_fake: Tensor, leaf: Tensor, fake: Tensor) -> Tensor:
         """The generator's loss, whose backward reaches the fakes and leaves the critic alone."""
@@ -147,9 +217,12 @@ class Adversary(nn.Module):
         rest = x.shape[1:] if x.ndim > 1 else (1,)
         return x[: packs * self.packing].reshape(packs, self.packing * rest[0], *rest[1:])
 
-    def _scores(self, x: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        """Scores ``(packs, patches)``."""
-        scores = self.critic(x, *context)
+    def _scores(self, x: Tensor, context: tuple[Tensor, ...], held: bool = False) -> Tensor:
+        """Scores ``(packs, patches)``; ``held``: through weights that take no gradient."""
+        if held and isinstance(self.critic, nn.Module):
+            scores = functional_call(self.critic, _held(self.critic), (x, *context))
+        else:
+            scores = self.critic(x, *context)
         if not scores.ndim or scores.shape[0] != len(x):
             raise ValueError(
                 f"expected the critic to give ({len(x)},) scores for events of shape "
@@ -157,3 +230,13 @@ class Adversary(nn.Module):
                 f"{tuple(scores.shape)}; its first dim is that of the packs of {self.packing} rows"
             )
         return scores.reshape(len(x), -1)
+
+
+def _held(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters that take no gradient, and buffers that may be changed without being so."""
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    return parameters | {name: b.detach().clone() for name, b in module.named_buffers()}
+
+
+def _learns(part: nn.Module) -> bool:
+    return next(part.parameters(recurse=False), None) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from pyro.infer.elbo import ELBOModule
@@ -44,6 +45,12 @@ class Objective(nn.Module, ABC):
         and cannot end training by ``patience``.
     held : tuple of str
         Names of the parts that the loss gives no gradient although their parameters could take one.
+        A part that is to be held fixed whatever the loss is stands in a :class:`Frozen
+        <probgen.objectives.Frozen>`, one that follows another in an :class:`Average
+        <probgen.objectives.Average>`.
+    players : mapping of str to nn.Module
+        Parts that may be given an optimizer of their own: ``fit(optimizer={"critic": adam(4e-4),
+        "model": adam(1e-4)})``. Set in ``__init__``: ``self.players = {"critic": critic}``.
     weighs_rows : bool
         Whether the scales of the sites multiply what a row adds to the loss. Then
         ``fit(weights=...)`` gives rows their weights as scales: the loss is that of rows repeated so
@@ -66,6 +73,7 @@ class Objective(nn.Module, ABC):
 
     descends = True
     held: tuple[str, ...] = ()
+    players: Mapping[str, nn.Module] = MappingProxyType({})
     weighs_rows = False
     ignores_constants = False
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.objectives.schedules import WeightSchedule, at_next_step
 
 
 class Round(NamedTuple):
@@ -124,6 +125,80 @@ class R2:
 
     def __call__(self, played: Round) -> Tensor:
         return self.gamma / 2 * _squared(played.critic, played.fake, played.fake_scores)
+
+
+class Scheduled(nn.Module):
+    r"""A regularizer whose weight changes with the step: :math:`w_t R`.
+
+    A schedule is a function of tensors, and steps with it are compiled as others are.
+
+    Parameters
+    ----------
+    regularizer : callable
+        R, of the critic or of the generator: ``R1(1.0)``.
+    weight : callable
+        :math:`w_t`, a function of the number of steps (a 0-dim tensor, from 0) such as
+        ``geometric(10_000, 0.1, 0.001)``; in eval mode its value at infinity counts.
+
+    >>> from probgen.objectives.schedules import geometric
+    >>> scheduled = Scheduled(lambda played: torch.ones(2), geometric(2, 1.0, 0.01))
+    >>> [round(scheduled(None)[0].item(), 4) for _ in range(3)]
+    [1.0, 0.1, 0.01]
+    """
+
+    step: Tensor
+
+    def __init__(self, regularizer: Callable[[Any], Tensor], weight: WeightSchedule):
+        checks.function(regularizer=regularizer, weight=weight)
+        super().__init__()
+        self.regularizer = regularizer
+        self.weight = weight
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def forward(self, played: Any) -> Tensor:
+        return at_next_step(self.weight, self.step, self.training) * self.regularizer(played)
+
+
+class Lazy(nn.Module):
+    r"""Lazy regularization: a regularizer at every k-th step, with k times its weight.
+
+    What looks at a step count is not compiled; in eval mode each call counts once.
+
+    Parameters
+    ----------
+    regularizer : callable
+        Of the critic or of the generator.
+    every : int
+        k.
+
+    References
+    ----------
+    Karras et al. (2020), Analyzing and improving the image quality of StyleGAN,
+    https://arxiv.org/abs/1912.04958
+
+    >>> lazy = Lazy(lambda played: torch.ones(()), every=3)
+    >>> [lazy(None).item() for _ in range(4)]
+    [3.0, 0.0, 0.0, 3.0]
+    """
+
+    step: Tensor
+
+    def __init__(self, regularizer: Callable[[Any], Tensor], every: int = 16):
+        checks.function(regularizer=regularizer)
+        checks.at_least(1, every=every)
+        super().__init__()
+        self.regularizer = regularizer
+        self.every = every
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def forward(self, played: Any) -> Tensor:
+        if not self.training:
+            return self.regularizer(played)
+        due = int(self.step) % self.every == 0
+        self.step.add_(1)
+        if not due:
+            return torch.zeros((), device=self.step.device)
+        return self.every * self.regularizer(played)
 
 
 def _squared(critic: Callable[[Tensor], Tensor], x: Tensor, scores: Tensor) -> Tensor:

@@ -49,6 +49,20 @@ def cyclical(
     )
 
 
+def geometric(steps: int, start: float, stop: float) -> WeightSchedule:
+    r"""A weight that goes from one value to another by equal factors.
+
+    .. math:: \beta_t = a (b / a)^{\min(t / T, 1)}
+
+    >>> geometric(2, 1.0, 0.01)(torch.tensor([0.0, 1.0, 2.0, math.inf]))
+    tensor([1.0000, 0.1000, 0.0100, 0.0100])
+    """
+    checks.at_least(1, steps=steps)
+    checks.positive(start=start, stop=stop)
+    ratio = math.log(stop / start)
+    return lambda step: start * ((step / steps).clamp(max=1.0) * ratio).exp()
+
+
 def at_step(weight: float | WeightSchedule, step: Tensor, training: bool) -> float | Tensor:
     """A weight at a step count (a 0-dim tensor of integers).
 

@@ -3,14 +3,22 @@
 from probgen.train.checkpoint import CheckpointError, load, save
 from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning, History
+from probgen.train.labeled import Labeled
+from probgen.train.pairs import Pairs
 from probgen.train.run import NonFiniteLoss, Run
+from probgen.train.stages import Stage
+from probgen.train.unpaired import Unpaired
 
 __all__ = [
     "CheckpointError",
     "FitWarning",
     "History",
+    "Labeled",
     "NonFiniteLoss",
+    "Pairs",
     "Run",
+    "Stage",
+    "Unpaired",
     "adam",
     "fit",
     "load",

@@ -242,6 +242,36 @@ def teachers(objective: Any, gen: Any) -> list[str]:
     return found
 
 
+def players_of(objective: Any, gen: Any) -> dict[str, nn.Module]:
+    """Modules that may have an optimizer of their own, by name, the narrowest first.
+
+    The players that the objective and its parts state (:attr:`Objective.players
+    <probgen.objectives.Objective>`), ``"model"``, and ``"objective"`` for what else it owns. Where
+    parts state the same name, the place of each comes before it: ``"first.critic"``.
+
+    >>> from probgen.core.module import standard_normal
+    >>> loss = PlainLoss(lambda model, guide, *batch: torch.zeros(()))
+    >>> loss.players = {"critic": nn.Linear(2, 1)}
+    >>> list(players_of(loss, standard_normal(2)))
+    ['critic', 'model', 'objective']
+    """
+    stated: dict[str, list[tuple[str, nn.Module]]] = {}
+    parts = objective.named_modules() if isinstance(objective, nn.Module) else ()
+    for path, part in parts:
+        for name, player in dict(getattr(part, "players", {})).items():
+            alike = stated.setdefault(name, [])
+            if all(player is not other for _, other in alike):
+                alike.append((path, player))
+    found: dict[str, nn.Module] = {}
+    for name, alike in stated.items():
+        for path, player in alike:
+            found[name if len(alike) == 1 or not path else f"{path}.{name}"] = player
+    found["model"] = gen
+    if isinstance(objective, nn.Module):
+        found["objective"] = objective
+    return found
+
+
 def trainable(part: Any, gen: Any) -> int:
     """Number of trained parameters of a part that are none of the model's."""
     own = {id(p) for p in gen.parameters()}

@@ -72,7 +72,13 @@ def _compile(**values: Any) -> None:
 
 def _optimizer(**values: Any) -> None:
     for value in values.values():
-        as_optimizer(value)
+        for each in value.values() if isinstance(value, Mapping) else [value]:
+            as_optimizer(each)
+        if isinstance(value, Mapping) and not value:
+            raise ValueError(
+                "expected optimizers of players by name, got none; pass {'model': adam(1e-4), ...} "
+                "or leave it out"
+            )
 
 
 def _scheduler(**values: Any) -> None:

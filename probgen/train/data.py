@@ -6,21 +6,22 @@ Rows in memory, indexed directly, or any loader, each with a cursor for exact re
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from probgen.core.arguments import is_leaf
 from probgen.core.entry import as_rows
 from probgen.core.keywords import called_as
 from probgen.core.missing import has_missing
 from probgen.core.module import GenerativeModel
-from probgen.core.private_torch import pytree
 from probgen.core.program import Program
 from probgen.core.rows import RowLayout, row_layout, tensors_of
+from probgen.train.forms import DataForm, Request
+from probgen.train.pools import on_device
 from probgen.train.rows import NO_ROWS, Batch, checked, in_memory
 from probgen.train.stream import BatchStream, as_batch
 from probgen.train.weighting import RowWeights, weights_of_rows
@@ -31,8 +32,27 @@ Selection = Any
 class Source(Protocol):
     """An endless stream of batches that knows where it stands."""
 
-    epoch: int
     layout: RowLayout
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are over."""
+
+    @property
+    def batch_size(self) -> Any:
+        """Rows of a batch over all processes (of each set where they differ), if that is known."""
+
+    @property
+    def totals(self) -> Mapping[str, int]:
+        """Numbers of rows of further sets, by the plates that hold them."""
+
+    @property
+    def unnamed(self) -> Sequence[int]:
+        """Rows in a batch of further sets whose plates are not known."""
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether rows that do not fill a batch are left out of an epoch."""
 
     @property
     def rows(self) -> int | None:
@@ -96,8 +116,17 @@ class Source(Protocol):
     def left_over(self) -> int:
         """How many rows the last batch of an epoch has, if fewer than the others; 0: none is."""
 
+    def turned(self) -> bool:
+        """Whether the last batch ended an epoch."""
+
+    def contents(self) -> Any:
+        """The data, where they can be read without changing anything; else ``None``."""
+
     def cursor(self) -> dict[str, Any]:
         """Where the stream stands, in numbers and tensors."""
+
+    def reaches(self, cursor: dict[str, Any]) -> bool:
+        """Whether a cursor is a place in these data."""
 
     def seek(self, cursor: dict[str, Any]) -> None:
         """Moves to a cursor of an earlier stream over the same data."""
@@ -110,6 +139,9 @@ class InMemory:
     ``drop_last`` an epoch ends before the rows that do not fill a batch, other ones each time. With
     weights, rows of weight 0 are in no batch.
     """
+
+    totals: Mapping[str, int] = MappingProxyType({})
+    unnamed = ()
 
     def __init__(
         self,
@@ -141,11 +173,7 @@ class InMemory:
         """Moves the rows to a device, if half of its free memory holds them."""
         if self.weights is not None:
             self.weights.values = self.weights.values.to(device)
-        size = sum(part.numel() * part.element_size() for part in tensors_of(self.data))
-        if device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]:
-            self.data = pytree.tree_map(
-                lambda p: p.to(device) if torch.is_tensor(p) else p, self.data, is_leaf=is_leaf
-            )
+        self.data = on_device(self.data, device)
 
     def peek(self) -> Batch:
         return self.batch(self.first())
@@ -259,8 +287,17 @@ class InMemory:
         size = min(self.batch_size, self._used)
         return 0 if self.drop_last else self._used % size // self.world
 
+    def turned(self) -> bool:
+        return self.position == 0
+
+    def contents(self) -> Any:
+        return self.data if self.weights is None else (*self.data, self.weights.given)
+
     def cursor(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed}
+
+    def reaches(self, cursor: dict[str, Any]) -> bool:
+        return cursor["position"] <= self.rows
 
     def seek(self, cursor: dict[str, Any]) -> None:
         self.epoch = cursor["epoch"]
@@ -289,8 +326,13 @@ def _telling_rows(part: Tensor) -> list[int]:
 def held_out(data: Any, size: int, gen: GenerativeModel | None = None) -> list[Batch]:
     """Validation data as batches of at most ``size`` rows in their order.
 
-    Batches from a loader stay as they are.
+    Batches from a loader stay as they are. ``()`` is one batch without arguments, of an objective
+    without data.
     """
+    if isinstance(data, DataForm):
+        return data.held_out(size, gen)
+    if isinstance(data, tuple) and not data:
+        return [()]
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         data = DataLoader(data, batch_size=size)
     if not in_memory(data, gen):
@@ -331,21 +373,18 @@ def as_source(
     ``needless``: an objective may need no rows, and get no arguments then. ``drawn``: rows are drawn
     by their weights, where the objective does not scale them.
     """
-    _check_weighted(data, gen, weights)
     batch_size = None if batch_size is None else int(batch_size)
+    if isinstance(data, DataForm):
+        asked = Request(gen, batch_size, seed, rank, world, weights, drop_last, not drawn)
+        return data.source(asked)
+    _check_weighted(data, gen, weights)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         if isinstance(data, Sized) and not len(data):
             raise ValueError(NO_ROWS)
         return BatchStream(_loader(data, batch_size or DEFAULT_ROWS, drop_last), world, gen)
-    if isinstance(data, Iterator):
-        raise TypeError(
-            "expected data that can be read more than once, got an iterator; pass a list, a "
-            "DataLoader or an array"
-        )
-    if data is None and not (needless or isinstance(gen, Program)):
-        raise TypeError(
-            "expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got None"
-        )
+    _refuse_iterator(data)
+    if data is None:
+        _check_needless(needless or isinstance(gen, Program), batch_size)
     if in_memory(data, gen):
         batch, layout = checked(gen, data, rows)
         size = _batch_size(gen, batch_size, layout)
@@ -359,6 +398,27 @@ def as_source(
     _iterable(data)
     _check_own_batches(data, batch_size, drop_last)
     return BatchStream(data, world, gen)
+
+
+def _refuse_iterator(data: Any) -> None:
+    if isinstance(data, Iterator):
+        raise TypeError(
+            "expected data that can be read more than once, got an iterator; pass a list, a "
+            "DataLoader or an array"
+        )
+
+
+def _check_needless(needless: bool, batch_size: int | None) -> None:
+    """No data are enough for programs without arguments, and for objectives that need none."""
+    if not needless:
+        raise TypeError(
+            "expected a tensor, array, DataFrame, tuple, Dataset, DataLoader or iterable, got None"
+        )
+    if batch_size is not None:
+        raise ValueError(
+            f"expected no batch_size without data, got {batch_size}: the objective draws as many "
+            "rows as it is told itself; drop it, or let Pairs(make) draw rows of that number"
+        )
 
 
 def _check_weighted(data: Any, gen: GenerativeModel | None, weights: Any) -> None:

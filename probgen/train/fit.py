@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +25,25 @@ from probgen.diagnostics.verdict import verdict as judge
 from probgen.libraries import load
 from probgen.objectives import default_objective
 from probgen.objectives.base import Prepared
-from probgen.train.adapters import as_objective, teachers, trainable, weighs_rows
+from probgen.train.adapters import as_objective, players_of, teachers, trainable, weighs_rows
 from probgen.train.arguments import as_scheduler, check_asked
-from probgen.train.checkpoint import written_alone
+from probgen.train.checkpoint import CheckpointError, written_alone
 from probgen.train.compiled.policy import Choice, Engine
 from probgen.train.data import Source, as_source, held_out
-from probgen.train.history import FitWarning, History
+from probgen.train.history import INTERRUPTED, FitWarning, History
 from probgen.train.loop import Callback, RunPlan, train
-from probgen.train.optimizers import Optimizer, as_optimizer
-from probgen.train.rehearsal import check_held_out, check_observes, rehearsed
+from probgen.train.optimizers import Optimizer, as_optimizer, optimizer_of_players
+from probgen.train.pairs import PairStream
+from probgen.train.pools import APART
+from probgen.train.rehearsal import RowsOf, check_held_out, check_observes, rehearsed
 from probgen.train.rows import Batch
 from probgen.train.run import Run
 from probgen.train.settings import fingerprint_of
 from probgen.train.sizes import check_sizes
-from probgen.train.state import begin
+from probgen.train.stages import Left, Stage, Standing, in_order, keeps_average, told
+from probgen.train.state import OnDisk
 from probgen.train.stream import BatchStream
+from probgen.train.transaction import random_state, set_random_state
 from probgen.train.watch import GradientWatch, holds_gradients
 from probgen.train.weighted_verdict import judged_rows
 
@@ -65,16 +69,17 @@ def adam(lr: float = 1e-3, **options: Any) -> Optimizer:
 @explained
 def fit(
     gen: GenerativeModel,
-    data: Any,
+    data: Any = None,
     objective: nn.Module | None = None,
     *,
+    stages: Sequence[Stage] | None = None,
     weights: Tensor | Sequence[float] | None = None,
     steps: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     drop_last: bool = False,
     rows: Sequence[str] | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Mapping[str, Optimizer] | None = None,
     scheduler: Scheduler | None = None,
     clip: float | None = None,
     ema: float | None = None,
@@ -110,12 +115,19 @@ def fit(
     data
         A tensor, array or DataFrame of rows, or a tuple of arguments (``(x, context)``, or whatever
         a Program takes), or a dict of those by name: kept in memory and indexed directly. Or a
-        Dataset, a DataLoader, or an iterable of batches. ``None`` for programs without arguments.
+        Dataset, a DataLoader, or an iterable of batches. Data that are not one table:
+        :class:`probgen.train.Unpaired`, :class:`probgen.train.Labeled`, and
+        :class:`probgen.train.Pairs` that a function draws. ``None`` for programs without arguments,
+        and for an objective that needs no data (a reverse divergence to a given density).
         NaN = missing. A family of sequences takes a list of them, ``(T_b, *entry)`` each.
     objective : Objective, optional
         Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites.
         Pyro's own objectives work where they have a ``differentiable_loss``, and so does a function
         ``loss(model, guide, *arguments)``.
+    stages : sequence of Stage, optional
+        Several stages, one after the other in one run with one history and one checkpoint, each with
+        data, objective and settings of its own (:class:`probgen.train.Stage`); what is given to
+        ``fit`` holds for all stages that do not say otherwise.
     weights : Tensor, array or sequence of float, optional
         How often each row counts, ``(N,)``, not negative: 2 is the same as the row given twice, 0 as
         the row left out. The sum of the weights is the number of rows that count, against a prior of
@@ -138,10 +150,13 @@ def fit(
     rows : sequence of str, optional
         Names of the arguments that hold rows, of which batches take some; default: those that have
         as many entries as the plate of the rows.
-    optimizer : callable, optional
+    optimizer : callable or mapping, optional
         Makes the optimizer from the parameters; default ``adam(1e-3)``. Parameter groups are the
         caller's choice. Pyro's optimizers work too; the loss here is per row, where ``SVI`` sums it
-        over rows.
+        over rows. For a game one for each player, by name, of one class: ``{"model": adam(1e-4),
+        "critic": adam(4e-4)}``; players are ``"model"``, those that the objective states
+        (:attr:`Objective.players <probgen.objectives.Objective>`), and ``"objective"`` for what
+        else it owns.
     scheduler : callable, optional
         Makes a learning-rate scheduler from the optimizer; it advances every step.
     clip : float, optional
@@ -151,8 +166,9 @@ def fit(
         hold those from before the first (:func:`probgen.train.run.newest`); validation and the
         final model use the average.
     validation
-        Held-out rows (as ``data``); the objective on them is recorded every ``validate_every``
-        steps (default: once per epoch), always with the same noise.
+        Held-out rows (as ``data``; ``()`` for an objective without data); the objective on them is
+        recorded every ``validate_every`` steps (default: once per epoch), always with the same
+        noise.
     patience : int, optional
         Stop after so many validations without improvement, and restore the best state.
     checkpoint : path, optional
@@ -205,8 +221,8 @@ def fit(
     >>> history.stopped
     '400 steps done'
     """
-    check_asked(
-        gen,
+    usual = Stage(
+        data,
         objective,
         weights=weights,
         steps=steps,
@@ -221,68 +237,254 @@ def fit(
         validation=validation,
         validate_every=validate_every,
         patience=patience,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
         compile=compile,
-        fabric=fabric,
-        progress=progress,
         callbacks=callbacks,
-        seed=seed,
-        verdict=verdict,
     )
+    whole = in_order(stages, usual)
+    for number, stage in enumerate(whole):
+        with told(number, len(whole)):
+            check_asked(
+                gen,
+                stage.objective,
+                **stage.options(),
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+                resume=resume,
+                fabric=fabric,
+                progress=progress,
+                seed=seed,
+                verdict=verdict,
+            )
     fabric = fabric or _this_process()
     with written_alone(checkpoint, fabric), training(gen), _random_state(seed, fabric):
-        source = as_source(
-            data,
-            batch_size,
-            _data_seed(fabric),
-            fabric.global_rank,
-            fabric.world_size,
-            gen,
-            rows,
-            objective is not None,
-            drop_last,
-            weights,
-            objective is not None and not weighs_rows(as_objective(objective)),
-        )
-        _settle(gen, source)
-        rows_of = rehearsed(gen, source, batch_size)
-        check_observes(gen, objective)
+        file = OnDisk(checkpoint, resume, fabric)
+        work = _Work(gen, whole, fabric, file, seed, progress, checkpoint_every)
+        for number in range(len(whole)):
+            with told(number, len(whole)):
+                goes_on = work.stage(number)
+            if not goes_on:
+                break
+        if verdict and work.judged is not None and work.history.steps:
+            _judge(*work.judged)
+    return work.history
+
+
+class _Ready(NamedTuple):
+    """A stage that can begin: its data, its loss, and the validation rows."""
+
+    stage: Stage
+    source: Source
+    rows_of: RowsOf
+    loss: nn.Module
+    objective: nn.Module
+    held_out: list[Batch]
+
+
+class _Work:
+    """The stages of a run, one after the other; a run without stages has one.
+
+    Attributes
+    ----------
+    history : History
+        The record of all of them so far.
+    judged : tuple or None
+        The last run, its validation batches and whether its losses are judged.
+    """
+
+    def __init__(
+        self,
+        gen: GenerativeModel,
+        stages: Sequence[Stage],
+        fabric: Fabric,
+        file: OnDisk,
+        seed: int | None,
+        progress: bool,
+        checkpoint_every: int | None,
+    ):
+        self.gen = gen
+        self.stages = stages
+        self.fabric = fabric
+        self.file = file
+        self.seed = seed
+        self.progress = progress
+        self.checkpoint_every = checkpoint_every
+        self.order = _data_seed(fabric)
+        self.history = History()
+        self.standing = file.standing or Standing(kept=file.path is not None)
+        self.judged: tuple[Run, list[Batch], bool] | None = None
+        self._at = -1 if file.standing is None else file.standing.number  # where the file goes on
+        self._before: _Ready | None = None
+        self._left: Left | None = None
+        self._compiled: list[str] = []
+        if self._at >= len(stages):
+            raise CheckpointError(
+                f"expected the stages that {file.path} was written with, it is in stage "
+                f"{self._at + 1}, got {len(stages)}; pass the stages of then"
+            )
+
+    def stage(self, number: int) -> bool:
+        """One stage, from its ``start`` to its end; whether the next one is to begin.
+
+        Of those that are over in the file of a run that goes on nothing but the structure is made
+        again.
+        """
+        stage = self.stages[number]
+        try:
+            module: Any = self.gen if self._before is None else self._before.loss
+            self.standing.call(number, stage, self.gen, module, self)
+            ready = self._ready(number, stage)
+        except KeyboardInterrupt:
+            if not number:
+                raise
+            self.history.stopped = INTERRUPTED
+            self.judged = None
+            return False
+        if number >= self._at:
+            self._train(number, ready)
+        self._before = ready
+        return self.history.stopped != INTERRUPTED
+
+    # -- what is needed before the first step
+
+    def _ready(self, number: int, stage: Stage) -> _Ready:
+        """Data and loss of a stage, after a checked first run."""
+        gen = self.gen
+        same = self._before if stage.start is None else None
+        source = self._source(number, stage, same)
+        if same is not None and source is not same.source:
+            same = None
+        rows_of = rehearsed(gen, source, stage.batch_size) if same is None else same.rows_of
+        check_observes(gen, stage.objective)
+        known = None
+        if same is not None and stage.has_same(same.stage, "objective"):
+            known = same.objective
         with rows_of(gen.plate, source.rows, source.index(source.first())):
-            loss = _objective(gen, source, objective, patience)
-        source.to(fabric.device)
+            chosen, loss = _objective(gen, source, stage.objective, stage.patience, known)
+        source.to(self.fabric.device)
+        if same is not None and stage.has_same(same.stage, "validation"):
+            return _Ready(stage, source, rows_of, loss, chosen, same.held_out)
+        batches: list[Batch] = []
+        if stage.validation is not None:
+            batches = held_out(stage.validation, source.layout.count(source.peek()), gen)
+        check_held_out(gen, batches)
+        return _Ready(stage, source, rows_of, loss, chosen, batches)
+
+    def _source(self, number: int, stage: Stage, same: _Ready | None) -> Source:
+        """The batches of a stage; those of the same data go on where they stood."""
+        own = stage.objective
+        needless = own is not None
+        drawn = needless and not weighs_rows(as_objective(own))
+        goes_on = self._before is not None and stage.has_same(
+            self._before.stage, "data", "weights", "rows", "drop_last"
+        )
+        if same is not None and goes_on and stage.has_same(same.stage, "batch_size"):
+            other = same.stage.objective
+            alike = needless == (other is not None)
+            if alike and drawn == (needless and not weighs_rows(as_objective(other))):
+                return same.source
+        source = as_source(
+            stage.data,
+            stage.batch_size,
+            self.order + number * APART,
+            self.fabric.global_rank,
+            self.fabric.world_size,
+            self.gen,
+            stage.rows,
+            needless,
+            stage.drop_last,
+            stage.weights,
+            drawn,
+        )
+        if stage.epochs is not None and isinstance(source, PairStream) and source.rows is None:
+            raise ValueError(
+                "expected steps with Pairs that have no end, got epochs; pass steps, or tell how "
+                "many rows make an epoch: Pairs(make, rows)"
+            )
+        _settle(self.gen, source)
+        if goes_on and self._before is not None:
+            random = random_state(self)
+            source.seek(self._before.source.cursor())
+            set_random_state(self, random)  # which loaders move
+        return source
+
+    # -- the steps
+
+    def _train(self, number: int, ready: _Ready) -> None:
+        stage = ready.stage
         run = Run(
-            gen,
-            loss,
-            source,
-            _optimizer(loss, optimizer),
-            scheduler and as_scheduler(scheduler),
-            fabric,
-            clip,
-            ema,
-            rows_of,
+            self.gen,
+            ready.loss,
+            ready.source,
+            _optimizer(ready.loss, stage.optimizer, self.gen),
+            stage.scheduler and as_scheduler(stage.scheduler),
+            self.fabric,
+            stage.clip,
+            stage.ema,
+            ready.rows_of,
         )
         check_sizes(run)
-        run.restores, run.asked["seed"] = patience is not None, seed
-        steps = 2000 if steps is None and epochs is None else steps
-        batches = (
-            []
-            if validation is None
-            else held_out(validation, source.layout.count(source.peek()), gen)
-        )
-        check_held_out(gen, batches)
-        run.asked["validation"] = fingerprint_of(validation, batches)
-        path = begin(run, checkpoint, resume)
-        if holds_gradients(fabric):
+        run.restores = stage.patience is not None
+        run.asked["seed"] = self.seed
+        run.asked["validation"] = fingerprint_of(stage.validation, ready.held_out)
+        self._begin(number, run, stage)
+        if holds_gradients(self.fabric):
             run.watch = GradientWatch(run)
-        plan = RunPlan(steps, epochs, batches, validate_every, patience, path, checkpoint_every)
-        train(run, plan, Engine(run, compile, bool(callbacks)), progress, callbacks)
-        if verdict and run.step:
-            watched = patience is not None and run.waited >= patience
-            descends = _descends(getattr(loss, "elbo", loss))
-            _judge(run, batches, judged=descends and not watched)
-    return run.history
+        plan = self._plan(number, run, ready)
+        self.history.compiled = ""
+        engine = Engine(run, stage.compile, bool(stage.callbacks))
+        train(run, plan, engine, self.progress, stage.callbacks)
+        self._tell_compiled(number)
+        watched = stage.patience is not None and run.waited >= stage.patience
+        self.judged = run, ready.held_out, _descends(ready.objective) and not watched
+        if not plan.last:
+            self._left = Left(run, stage, plan.goes_on)
+
+    def _begin(self, number: int, run: Run, stage: Stage) -> None:
+        """Where the run stands: at its beginning, in its file, or where the stage before has left it."""
+        if number == max(self._at, 0):
+            run.standing = self.standing
+            self.file.begin(run)
+            self.history = run.history
+            self.standing = run.standing
+            if number:
+                run.idle = {id(p) for p in run.optimizer.state}
+            return
+        run.history = self.history
+        run.standing = self.standing
+        self.standing.begin(number, run.step, run.source.epoch)
+        self.history.stages.append(run.step)
+        if self._left is not None:
+            self._left.hand_over(run, stage)
+            run.idle = {id(p) for p in run.optimizer.state}
+        run.optimizer.zero_grad(set_to_none=True)  # those of the last step of another loss
+
+    def _plan(self, number: int, run: Run, ready: _Ready) -> RunPlan:
+        stage = ready.stage
+        last = number == len(self.stages) - 1
+        first, epoch = self.standing.began[number]
+        steps = stage.steps
+        if steps is None and stage.epochs is None:
+            steps = 2000
+        return RunPlan(
+            None if steps is None else first + steps,
+            None if stage.epochs is None else epoch + stage.epochs,
+            ready.held_out,
+            stage.validate_every,
+            stage.patience,
+            self.file.path,
+            self.checkpoint_every,
+            first,
+            last,
+            keeps_average(stage, None if last else self.stages[number + 1]),
+        )
+
+    def _tell_compiled(self, number: int) -> None:
+        """What came of compiling, stage by stage where there are several."""
+        if len(self.stages) == 1:
+            return
+        if self.history.compiled:
+            self._compiled.append(f"stage {number + 1}: {self.history.compiled}")
+        self.history.compiled = "; ".join(self._compiled)
 
 
 def _this_process() -> Fabric:
@@ -297,22 +499,28 @@ def _settle(gen: GenerativeModel, source: Source) -> None:
 
     Which is checked.
     """
-    if isinstance(source, BatchStream):
+    if isinstance(source, BatchStream | PairStream):
         source.layout = row_layout(batch := as_rows(gen, *source.peek()), gen.rows_in(batch))
     elif isinstance(gen, Program):
         gen.make_parameters(source.look())
 
 
 def _objective(
-    gen: GenerativeModel, source: Source, objective: nn.Module | None, patience: int | None
-) -> nn.Module:
-    """The loss as one module that owns the model's and the objective's parameters.
+    gen: GenerativeModel,
+    source: Source,
+    objective: nn.Module | None,
+    patience: int | None,
+    known: nn.Module | None = None,
+) -> tuple[nn.Module, nn.Module]:
+    """The objective, and the loss as one module that owns the model's and the objective's parameters.
 
-    After a checked first run.
+    After a checked first run; ``known`` is one that a stage before has had on the same data.
     """
     batch = source.peek()
-    chosen = default_objective(gen, *batch) if objective is None else as_objective(objective)
-    _warn_of_teachers(chosen, gen)
+    chosen: Any = known
+    if known is None:
+        chosen = default_objective(gen, *batch) if objective is None else as_objective(objective)
+        _warn_of_teachers(chosen, gen)
     if patience is not None and not _descends(chosen):
         raise ValueError(
             "expected an objective whose value tells how good the model is, for patience, got "
@@ -320,13 +528,13 @@ def _objective(
             "; drop patience, and let a callback that scores samples or another objective set "
             "run.stop"
         )
-    if isinstance(chosen, Prepared):
+    if known is None and isinstance(chosen, Prepared):
         with inference_mode_of(gen):  # a look at a batch is no step of its running averages
             chosen.prepare(gen.model, gen.guide, *batch)
     loss = chosen(gen.model, gen.guide)
     loss.add_module("gen", gen)  # bound methods register no parameters
     dense(loss)
-    return loss
+    return chosen, loss
 
 
 def _warn_of_teachers(objective: nn.Module, gen: GenerativeModel) -> None:
@@ -335,9 +543,9 @@ def _warn_of_teachers(objective: nn.Module, gen: GenerativeModel) -> None:
         warnings.warn(
             f"objective part '{name}' is a model with {count} parameters that take gradients and "
             "will be trained; "
-            "freeze it with requires_grad_(False) if it is to stay fixed",
+            "hold it as probgen.objectives.Frozen(...) if it is to stay fixed",
             FitWarning,
-            stacklevel=5,
+            stacklevel=7,
         )
 
 
@@ -346,12 +554,17 @@ def _descends(objective: nn.Module) -> bool:
     return getattr(objective, "descends", True)
 
 
-def _optimizer(loss: nn.Module, factory: Optimizer | None) -> torch.optim.Optimizer:
+def _optimizer(
+    loss: nn.Module, factory: Optimizer | Mapping[str, Optimizer] | None, gen: GenerativeModel
+) -> torch.optim.Optimizer:
     named = [(name, p) for name, p in loss.named_parameters() if p.requires_grad]
     if not named:
         raise ValueError(
             "expected a model with parameters to learn, got none; is everything Fixed or frozen?"
         )
+    if isinstance(factory, Mapping):
+        players = players_of(getattr(loss, "elbo", None), gen)
+        return optimizer_of_players(factory, players, named)
     return as_optimizer(factory or adam(), named)([p for _, p in named])
 
 
@@ -361,7 +574,7 @@ def _judge(run: Run, batches: list[Batch], judged: bool) -> None:
     The loss is not judged where held-out rows ended training, nor in a game.
     """
     with torch.random.fork_rng(), validation(False):
-        history = run.history if judged else None
+        history = run.history.since(run.history.stages[-1]) if judged else None
         seen = run.fabric.to_device(run.source.look())
         gen, batch, data_rows = judged_rows(run.gen, run.source, seen)
         held = [run.fabric.to_device(each) for each in batches]

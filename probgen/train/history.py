@@ -39,6 +39,9 @@ class History:
         loss is the sum of all parts times their weights.
     learning_rates : list of list of float
         For each parameter group of the optimizer the learning rate of every step.
+    groups : list of str
+        Names of these groups: of the players where each has an optimizer of its own, else their
+        numbers.
     without_gradient : list of str
         Parameters that the optimizer has and that no gradient has reached in the first steps.
     validation : list of (int, float)
@@ -53,6 +56,9 @@ class History:
         From which step on steps were compiled, or why they were not; empty where nobody asked.
     compile_seconds : float
         Wall time spent on it, part of ``seconds``.
+    stages : list of int
+        At how many steps each stage began; one of them, at 0, where nobody asked for several.
+
     >>> History(loss=[3.0, 2.0], seconds=0.1, stopped="2 steps done")
     History(2 steps, loss 3 -> 2, 0.1 s, 2 steps done)
     """
@@ -62,6 +68,7 @@ class History:
     parts: dict[str, list[float]] = field(default_factory=dict)
     weights: dict[str, list[float]] = field(default_factory=dict)
     learning_rates: list[list[float]] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
     without_gradient: list[str] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -69,32 +76,41 @@ class History:
     verdict: Any = None
     compiled: str = ""
     compile_seconds: float = 0.0
+    stages: list[int] = field(default_factory=lambda: [0])
 
     @property
     def steps(self) -> int:
         return len(self.loss)
 
-    def add(self, loss: float, gradient_norm: float) -> None:
-        """Begins the record of one more step."""
-        self.loss.append(loss)
-        self.gradient_norm.append(gradient_norm)
+    def add(self, loss: Sequence[float], gradient_norm: Sequence[float]) -> None:
+        """Begins the record of more steps, of one or of several that were made in a row."""
+        self.loss.extend(loss)
+        self.gradient_norm.extend(gradient_norm)
 
-    def add_parts(self, series: Series, numbers: Sequence[float]) -> None:
-        """What is known of the parts of the last step's loss; NaN of all others."""
-        for (kind, name), number in zip(series, numbers, strict=True):
-            own = getattr(self, kind).setdefault(name, [])
-            own.extend([math.nan] * (self.steps - 1 - len(own)))
-            own.append(number)
+    def add_parts(self, series: Series, numbers: Sequence[Sequence[float]]) -> None:
+        """What is known of the parts of the last steps' losses, part by part; NaN of all others."""
+        steps = self.steps
+        for (kind, name), values in zip(series, numbers, strict=True):
+            _extend(getattr(self, kind).setdefault(name, []), values, steps)
         for own in (*self.parts.values(), *self.weights.values()):
-            own.extend([math.nan] * (self.steps - len(own)))
+            _extend(own, (), steps)
 
-    def add_learning_rates(self, rates: Sequence[float]) -> None:
-        """Those of the last step, group by group; NaN of earlier steps that nobody knows."""
+    def add_learning_rates(self, rates: Sequence[Sequence[float]]) -> None:
+        """Those of the last steps, group by group; NaN of earlier steps that nobody knows."""
         missing = len(rates) - len(self.learning_rates)
         self.learning_rates.extend([] for _ in range(missing))
-        for own, rate in zip(self.learning_rates, rates, strict=True):
-            own.extend([math.nan] * (self.steps - 1 - len(own)))
-            own.append(rate)
+        for own, values in zip(self.learning_rates, rates, strict=False):
+            _extend(own, values, self.steps)
+        for own in self.learning_rates[len(rates) :]:  # of the groups of an earlier stage
+            _extend(own, (), self.steps)
+
+    def since(self, step: int) -> History:
+        """Losses and gradient norms from a step on.
+
+        >>> History(loss=[3.0, 2.0, 1.0], gradient_norm=[1.0, 1.0, 1.0]).since(1).loss
+        [2.0, 1.0]
+        """
+        return History(self.loss[step:], self.gradient_norm[step:])
 
     def last_loss(self) -> str:
         """The loss of the last step with its parts, for a line of progress.
@@ -128,8 +144,16 @@ class History:
             ax.plot(*zip(*self.validation, strict=True), "o-", ms=3, label="validation")
         if self.validation or self.parts:
             ax.legend()
+        for step in self.stages[1:]:
+            ax.axvline(step, color="0.7", lw=0.8, zorder=0)
         ax.set(xlabel="step", ylabel="loss per row (nats)")
         return ax
+
+
+def _extend(own: list[float], values: Sequence[float], steps: int) -> None:
+    """Adds the values of the last of so many steps, NaN of those before that are missing."""
+    own.extend([math.nan] * (steps - len(values) - len(own)))
+    own.extend(values)
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

@@ -34,9 +34,14 @@ class RunPlan:
     patience: int | None
     checkpoint: Path | None
     checkpoint_every: int | None
+    first: int = 0  # the step before which this stage began
+    last: bool = True  # whether no other stage follows
+    goes_on: bool = False  # whether the next one goes on with the average of the weights
 
     def done(self, run: Run) -> str | None:
         """Why training is over, if it is."""
+        if run.standing.over and not self.last:
+            return run.standing.over
         if run.stop is not None:
             return run.stop
         if self.patience is not None and run.waited >= self.patience:
@@ -77,11 +82,12 @@ class RunPlan:
         """Whether the validation after the last step is missing, which was interrupted."""
         if (
             not self.validation
-            or not run.step
+            or run.step == self.first
+            or (run.standing.over and not self.last)
             or run.step == (run.history.validation or [(0, 0.0)])[-1][0]
         ):
             return False
-        return self.due(self.validate_every, run, run.source.cursor()["position"] == 0)
+        return self.due(self.validate_every, run, run.source.turned())
 
     @staticmethod
     def due(every: int | None, run: Run, new_epoch: bool) -> bool:
@@ -111,11 +117,14 @@ def train(
             with run.signals.held():
                 bar.close()
                 engine.close()
+                if not plan.last and run.history.stopped != INTERRUPTED:
+                    run.standing.over = plan.done(run) or ""
                 if plan.checkpoint is not None:
                     _save(run, plan.checkpoint)
                 run.module.eval()
         with run.signals.held():
-            run.finish()
+            if not plan.goes_on or run.history.stopped == INTERRUPTED:
+                run.finish()
 
 
 def _steps(
@@ -141,12 +150,12 @@ def _steps(
         run.signals.deliver()
     _look(run, run.step > first)
     run.history.stopped = reason
-    if 0 < first == run.step:
+    if plan.last and plan.first < first == run.step:
         warnings.warn(
             f"nothing left to do: {reason} before; ask for more (steps, epochs or patience) to go "
             "on",
             FitWarning,
-            stacklevel=5,
+            stacklevel=7,
         )
 
 
@@ -178,5 +187,5 @@ def _save(run: Run, path: Path) -> None:
             run.save(path)
     except CheckpointError as error:
         warnings.warn(
-            f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=5
+            f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=7
         )

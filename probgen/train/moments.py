@@ -180,6 +180,41 @@ def load_optimizer(run: Run, saved: dict[str, Any], options: list[dict[str, Any]
             }
 
 
+def kept_by_name(run: Run) -> dict[str, Kept]:
+    """What the optimizer keeps of each parameter, by its name in the loss module."""
+    names = {id(p): name for name, p in run.module.named_parameters()}
+    state = run.optimizer.optimizer.state
+    return {names[id(p)]: dict(kept) for p, kept in state.items() if id(p) in names}
+
+
+def carry_optimizer(
+    run: Run, kept: dict[str, Kept], options: list[dict[str, Any]] | None = None
+) -> None:
+    """Goes on with what another optimizer of the same class kept of parameters of the same name.
+
+    And shape. With ``options`` its groups have these hyperparameters.
+    """
+    optimizer = run.optimizer.optimizer
+    names = {id(p): name for name, p in run.module.named_parameters()}
+    for group, given in zip(optimizer.param_groups, options or [], strict=options is not None):
+        group.update(given)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            state = kept.get(names.get(id(p), ""))
+            if state and _fits(state, fresh(optimizer, group, p), p):
+                optimizer.state[p] = state
+
+
+def _fits(given: Kept, expected: Kept | None, p: nn.Parameter) -> bool:
+    """Whether what was kept is of a parameter like this one."""
+    if expected is None:
+        shapes = [value.shape for value in given.values() if torch.is_tensor(value) and value.ndim]
+        return all(shape == p.shape for shape in shapes)
+    return given.keys() == expected.keys() and all(
+        _kind(given[key]) == _kind(value) for key, value in expected.items()
+    )
+
+
 def _placed(value: Any, expected: Any, p: Tensor) -> Any:
     if not torch.is_tensor(value):
         return value

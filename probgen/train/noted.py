@@ -22,16 +22,15 @@ def series_of(parts: LossParts) -> Series:
     return (*(("parts", name) for name in parts), *(("weights", name) for name in weighted))
 
 
-def numbers_of(parts: LossParts, rows: float, like: Tensor) -> Tensor:
-    """The values of :func:`series_of`, in double precision: parts per row, weights as they are."""
-    if not parts:
-        return torch.zeros(0, dtype=torch.float64, device=like.device)
-    values = torch.stack([part.value for part in parts.values()]).double() / rows
+def numbers_of(parts: LossParts, rows: float) -> list[Tensor]:
+    """The values of :func:`series_of`, in double precision: parts per row, weights as they are.
+
+    One by one, since each vector that a compiled step makes of them takes it some time.
+    """
+    values = [part.value.double() / rows for part in parts.values()]
     weights = [part.weight for part in parts.values() if part.is_weighted]
-    if not weights:
-        return values
     given = [w if torch.is_tensor(w) else torch.full_like(values[0], w) for w in weights]
-    return torch.cat([values, torch.stack([weight.double() for weight in given])])
+    return [*values, *(weight.double() for weight in given)]
 
 
 # -- on disk

@@ -14,6 +14,7 @@ import torch
 from pyro.optim import HorovodOptimizer, PyroLRScheduler, PyroOptim
 from torch import nn
 
+from probgen.core.private_torch import has_step_hooks
 from probgen.core.signatures import check_arguments
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -102,6 +103,92 @@ def _checked(factory: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.op
             f"lambda parameters: {name}(parameters, lr={made.defaults.get('lr')})"
         )
     return made
+
+
+def optimizer_of_players(
+    optimizers: Mapping[str, Any], players: Mapping[str, nn.Module], named: Named
+) -> torch.optim.Optimizer:
+    """One optimizer, in which each player's parameters are groups with the settings of its own.
+
+    A group has the player's name under ``"name"``. What stands in several players belongs to the
+    one that comes first in ``players``.
+
+    Parameters
+    ----------
+    optimizers : mapping
+        What makes the optimizer of each player, by name, as for :func:`as_optimizer`.
+    players : mapping
+        The modules that are known by a name, the narrowest first.
+    named : sequence of (str, Parameter)
+        Names of all parameters that are trained.
+
+    Raises
+    ------
+    ValueError
+        For a name that no player has, parameters that belong to no player of ``optimizers``, a
+        player without parameters, and optimizers of several classes.
+
+    >>> a, b = nn.Linear(1, 1), nn.Linear(1, 1)
+    >>> every = [(name, p) for module in (a, b) for name, p in module.named_parameters()]
+    >>> makes = {"critic": lambda p: torch.optim.SGD(p, 0.1), "model": lambda p: torch.optim.SGD(p, 0.2)}
+    >>> made = optimizer_of_players(makes, {"critic": a, "model": b}, every)
+    >>> [(group["name"], group["lr"], len(group["params"])) for group in made.param_groups]
+    [('critic', 0.1, 2), ('model', 0.2, 2)]
+    """
+    known = ", ".join(f"'{name}'" for name in players)
+    unknown = [name for name in optimizers if name not in players]
+    if unknown:
+        raise ValueError(
+            f"expected optimizers of {known}, got one of {unknown[0]!r}; use these names, or set "
+            "self.players = {...} in the objective"
+        )
+    owner = _owners({name: module for name, module in players.items() if name in optimizers})
+    left = [name for name, p in named if id(p) not in owner]
+    if left:
+        raise ValueError(
+            f"expected an optimizer for each of {known}, got {list(optimizers)}, which leave out "
+            f"{len(left)} parameters ({', '.join(left[:3])}, ...); add the player that has them, "
+            "or freeze them with requires_grad_(False)"
+        )
+    made = {}
+    for player, factory in optimizers.items():
+        own = [(name, p) for name, p in named if owner[id(p)] == player]
+        if not own:
+            raise ValueError(
+                f"expected parameters to learn in '{player}', got none that are its own; leave it "
+                "out"
+            )
+        made[player] = as_optimizer(factory, own)([p for _, p in own])
+    return _joined(made)
+
+
+def _owners(players: Mapping[str, nn.Module]) -> dict[int, str]:
+    """The first player that has a parameter, by the identity of this."""
+    owner: dict[int, str] = {}
+    for name, module in players.items():
+        for parameter in module.parameters():
+            owner.setdefault(id(parameter), name)
+    return owner
+
+
+def _joined(made: Mapping[str, torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    """One optimizer with the groups of all."""
+    kinds = {type(optimizer) for optimizer in made.values()}
+    if len(kinds) > 1 or (len(made) > 1 and any(map(has_step_hooks, made.values()))):
+        got = ", ".join(f"{name}: {type(each).__name__}" for name, each in made.items())
+        raise ValueError(
+            "expected optimizers of one class for all players, without hooks or bounds on their "
+            f"gradients, got {got}; give all of them adam(...) with settings of their own, and "
+            "bound gradients by clip=..."
+        )
+    first, *others = made
+    joined = made[first]
+    for group in joined.param_groups:
+        group["name"] = first
+    for name in others:
+        for group in made[name].param_groups:
+            joined.add_param_group({**group, "name": name})
+    return joined
 
 
 def _refuse_wrappers(optimizer: PyroOptim) -> None:

@@ -6,8 +6,9 @@ Mini-batch scaling, and a checked first run.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from probgen.core.recording import enumerated_runs
 from probgen.core.runtime import isolated, rows_in_plate, shapes_explained, validation
 from probgen.core.sites import in_plate, latent_sites, sample_sites
 from probgen.core.supports import refusal
-from probgen.train.data import Source
+from probgen.train.data import InMemory, Source
 from probgen.train.history import FitWarning
 from probgen.train.rows import Batch
 
@@ -38,7 +39,8 @@ class RowScale(Messenger):
     an unbiased estimate of the ELBO of the whole data divided by N.
 
     With ``weights`` each row counts so often, with mean one over all rows, and N is the sum of the
-    weights that were given.
+    weights that were given. ``totals`` are the numbers of rows of other sets, by their plates: of
+    such a plate of B' of N' rows the sites get the weight (B/N) (N'/B').
 
     >>> import pyro
     >>> with RowScale("data", rows=10, total=1000), pyro.poutine.trace() as tracer:
@@ -47,8 +49,16 @@ class RowScale(Messenger):
     0.01
     """
 
-    def __init__(self, plate: str, rows: int, total: float, weights: Tensor | None = None):
+    def __init__(
+        self,
+        plate: str,
+        rows: int,
+        total: float,
+        weights: Tensor | None = None,
+        totals: Mapping[str, int] = MappingProxyType({}),
+    ):
         super().__init__()
+        self.totals = totals
         self.plate = plate
         self.rows = rows
         self.total = total
@@ -62,6 +72,10 @@ class RowScale(Messenger):
         factor = (
             self.rows / (full or self.total) if full >= 0 else 1.0
         )  # a plate without size holds the batch
+        if frame is None:
+            for other in stack:
+                if other.name in self.totals:
+                    factor = factor * self.totals[other.name] / (other.full_size or other.size)
         msg["infer"][ROWS] = factor
         msg["scale"] = msg["scale"] * factor
         if frame is not None and self.weights is not None:
@@ -110,6 +124,8 @@ def rehearsed(gen: GenerativeModel, source: Source, asked: int | None) -> RowsOf
             return handler
         except MISFIT as error:
             failures.append(error)
+    if not isinstance(source, InMemory):
+        raise failures[-1]
     return _on_all_rows(gen, source, asked, failures[-1])
 
 
@@ -142,7 +158,7 @@ def _on_all_rows(gen: GenerativeModel, source: Any, asked: int | None, error: Ex
             "size plates and parameters by what the programs are given, or draw local latents by "
             "AutoNormal"
         ) from error
-    warnings.warn(f"every step takes all rows: {reason}", FitWarning, stacklevel=6)
+    warnings.warn(f"every step takes all rows: {reason}", FitWarning, stacklevel=8)
     return _nothing
 
 
@@ -154,6 +170,8 @@ def check_observes(gen: GenerativeModel, objective: Any) -> None:
     """
     if not isinstance(gen, Program) or gen.observes or gen.takes_nothing:
         return
+    if objective is not None and not gen.latents:
+        return  # no density at all: a map that the objective makes a loss of
     drawn = ", ".join(gen.latents) or "nothing"
     text = (
         f"nothing is observed: expected data at a site of the model, got {drawn} drawn from the "
@@ -161,7 +179,7 @@ def check_observes(gen: GenerativeModel, objective: Any) -> None:
     )
     if objective is None:
         raise ValueError(text)
-    warnings.warn(text, FitWarning, stacklevel=4)
+    warnings.warn(text, FitWarning, stacklevel=6)
 
 
 def check_held_out(gen: GenerativeModel, batches: Sequence[Batch]) -> None:
@@ -254,8 +272,9 @@ def rehearse(gen: GenerativeModel, source: Source, handler: RowsOf) -> None:
     finally:
         gen.train(training)
     _check_rows(gen, pair, source.layout.like(batch).count(batch), total)
-    if source.weights is not None:
+    if source.weights is not None or source.scales(chosen) is not None:
         _check_plate(gen, pair)
+    _check_sets(gen, pair, source)
 
 
 def _check_shape(site: Any, max_plate_nesting: int) -> None:
@@ -288,13 +307,33 @@ def _check_plate(gen: GenerativeModel, pair: Reading) -> None:
         )
 
 
+def _check_sets(gen: GenerativeModel, pair: Reading, source: Source) -> None:
+    """Plates of further sets of rows have to be known, or their rows would count as terms of all."""
+    known = {gen.plate, *source.totals}
+    stacks = [site["cond_indep_stack"] for site in sample_sites(pair.model).values()]
+    found = {
+        frame.name: frame.size
+        for stack in stacks
+        if not any(frame.name in known for frame in stack)
+        for frame in stack
+        if frame.size in source.unnamed
+    }
+    if found:
+        name, size = next(iter(found.items()))
+        raise ValueError(
+            f"expected to know which plate holds the rows of which set, got plate '{name}' of {size} "
+            f"rows; name them: Unpaired(a, b, plates=['{gen.plate}', '{name}']), with None for a set "
+            "without one"
+        )
+
+
 def _check_rows(gen: GenerativeModel, pair: Reading, rows: int, total: int | None) -> None:
     """A mini-batch needs a data plate; globals need to know how many rows there are in all."""
     stacks = [site["cond_indep_stack"] for site in sample_sites(pair.model).values()]
     plates = [
         frame for stack in stacks for frame in stack if frame.name == gen.plate and frame.size >= 0
     ]
-    if total is not None and rows < total and not plates:
+    if total is not None and rows < total and stacks and not plates:
         raise ValueError(
             f"expected a plate named '{gen.plate}' for mini-batches of {rows} of {total} rows, "
             "found none; open it in "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from probgen.core.module import GenerativeModel
 from probgen.core.private_torch import foreach_lerp_, foreach_norm
 from probgen.core.runtime import local_parameters
 from probgen.core.sums import sum_of
+from probgen.objectives.parts import Average
 from probgen.train import state
 from probgen.train.autopsy import Autopsy
 from probgen.train.data import Selection, Source
@@ -26,6 +28,7 @@ from probgen.train.rehearsal import RowScale
 from probgen.train.rows import Batch
 from probgen.train.settings import asked_of, check_steps
 from probgen.train.signals import Signals
+from probgen.train.stages import Standing
 from probgen.train.transaction import Buffers
 from probgen.train.watch import GradientWatch, check_depends, check_reached
 
@@ -64,6 +67,11 @@ class Run:
         What waits until a step is whole.
     asked : dict
         The settings that the run was made with.
+    standing : Standing
+        Where it stands among its stages.
+    idle : set of int
+        Identities of parameters of which the optimizer keeps something from an earlier stage, and
+        that have got no gradient in this one so far.
     """
 
     def __init__(
@@ -99,9 +107,12 @@ class Run:
         self.restores = False
         self.signals = Signals()
         self.buffers = Buffers(loss)
+        self.followers = followers_in(loss)
         self.watch: GradientWatch | None = None
         self.begin_average(0, {})
         self.asked = asked_of(self)
+        self.standing = Standing()
+        self.idle: set[int] = set()
 
     @property
     def step(self) -> int:
@@ -122,9 +133,11 @@ class Run:
                 self.buffers.restore()
             raise
         with self.signals.held():
-            rates = self.rates()
+            rates = [[rate] for rate in self.rates()]
+            if self.idle:
+                self.idle -= {id(p) for p in self.parameters if p.grad is not None}
             self.update()
-            self.record(result, series_of(parts), rates)
+            self.record([[number] for number in result], series_of(parts), rates)
             if self.watch is not None:
                 self.watch.see()
 
@@ -143,11 +156,12 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(value)
         norm = self._clip()
-        numbers = numbers_of(parts, share, value)
+        numbers = numbers_of(parts, share)
+        noted = torch.stack(numbers) if numbers else torch.empty(0)
         if self.fabric.world_size > 1:
             value = self._mean(value.detach())
-            numbers = self._mean(numbers) if parts else numbers
-        return [value.item(), norm.item(), *numbers.tolist()], parts
+            noted = self._mean(noted) if parts else noted
+        return [value.item(), norm.item(), *noted.tolist()], parts
 
     def _mean(self, value: Tensor) -> Tensor:
         """The mean over all processes."""
@@ -162,7 +176,9 @@ class Run:
         self._stated, known = stated, {id(p): i for i, p in enumerate(self.parameters)}
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         late = [p for p in self.parameters if id(p) not in known]
-        self.optimizer.param_groups[-1]["params"].extend(late)
+        groups = self.optimizer.param_groups
+        own = next((group for group in groups if group.get("name") == "model"), groups[-1])
+        own["params"].extend(late)
         if self.average is not None:
             means = self.average
             self.average = [
@@ -178,19 +194,35 @@ class Run:
     def check(self, result: list[float], selection: Selection) -> None:
         """Raises :class:`NonFiniteLoss` unless loss and gradient norm of a step are finite."""
         loss, norm, *_ = result
-        if not (abs(loss) < float("inf") and norm < float("inf")):
+        if not finite_steps([loss], [norm]):
             raise self._failure(loss, norm, selection)
 
-    def record(self, result: list[float], series: Series, rates: Sequence[float]) -> None:
-        """Counts a step with its loss and gradient norm, the parts of the loss after them."""
-        loss, norm, *numbers = result
-        self.history.add(loss, norm)
+    def record(
+        self,
+        results: Sequence[Sequence[float]],
+        series: Series,
+        rates: Sequence[Sequence[float]],
+    ) -> None:
+        """Counts one step or several made in a row.
+
+        ``results``: their losses, their gradient norms, then each part of the loss; ``rates``: the
+        learning rates of each parameter group. Whole lists at once: compiled steps may take less
+        time than what would be done for each of them.
+        """
+        losses, norms, *numbers = results
+        self.history.add(losses, norms)
         self.history.add_parts(series, numbers)
         self.history.add_learning_rates(rates)
+        self.history.groups = self.groups()
 
     def rates(self) -> list[float]:
         """The learning rate of each parameter group."""
         return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def groups(self) -> list[str]:
+        """The name of each parameter group: that of a player, or its number."""
+        groups = self.optimizer.param_groups
+        return [str(group.get("name", index)) for index, group in enumerate(groups)]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -201,6 +233,8 @@ class Run:
         if self.average is not None:
             decay: Any = self.decay
             self._move(self.average, newest(decay, self.averaged_steps + 1))
+        for follower in self.followers:
+            follower.follow()
 
     def _move(self, average: list[Tensor], weight: float) -> None:
         """The averages with the newest weights in them."""
@@ -246,7 +280,8 @@ class Run:
         """
         own = self.count(batch)
         plate = self.gen.plate
-        scaled = RowScale(plate, own, self.source.total or own, weights)
+        total = self.source.total or own
+        scaled = RowScale(plate, own, total, weights, self.source.totals)
         with local_parameters(), scaled, self.rows_of(plate, self.source.rows or own, index):
             return (loss or self.loss)(*batch) / (rows or own)
 
@@ -366,6 +401,32 @@ class Run:
     def names(self) -> list[str]:
         """The names of the parameters that are averaged, as :attr:`parameters`."""
         return [name for name, p in self.module.named_parameters() if p.requires_grad]
+
+
+def finite_steps(losses: Sequence[float], norms: Sequence[float]) -> int:
+    """How many steps come before the first whose loss or gradient norm is not finite.
+
+    >>> finite_steps([1.0, 2.0, float("nan")], [1.0, 1.0, 1.0])
+    2
+    """
+    for done, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return done
+    return len(losses)
+
+
+def followers_in(loss: nn.Module) -> list[Average]:
+    """The averages of modules that a loss holds; they can follow what the loss holds too."""
+    found = [part for part in loss.modules() if isinstance(part, Average)]
+    known = {id(part) for part in loss.modules()}
+    for follower in found:
+        if id(follower.followed) not in known:
+            raise ValueError(
+                "expected an Average of the model, a part of it or of the objective, got one of "
+                f"a {type(follower.followed).__name__} that this run does not train; make it from "
+                "the module that is trained, or hold a module fixed by Frozen(module)"
+            )
+    return found
 
 
 def newest(decay: float, steps: int) -> float:

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
 from probgen.core.rows import leaves_of
+from probgen.objectives.parts import Frozen
 from probgen.train.compiled.module_state import PLAIN
-from probgen.train.data import InMemory, Source
+from probgen.train.data import Source
+from probgen.train.forms import DataForm
 from probgen.train.moments import class_of, options_of
 from probgen.train.packing import same
 from probgen.train.rows import Batch, in_memory
@@ -40,10 +42,11 @@ def asked_of(run: Run) -> Settings:
         "scheduler": copy.deepcopy(schedule_of(run)),
         "clip": run.clip,
         "ema": run.decay,
-        "batch_size": _batch_size(run.source),
-        "drop_last": isinstance(run.source, InMemory) and run.source.drop_last,
+        "batch_size": run.source.batch_size,
+        "drop_last": run.source.drop_last,
         "seed": None,
         "validation": None,
+        "frozen": fingerprints_of_frozen(run.module),
     }
 
 
@@ -53,13 +56,6 @@ def schedule_of(run: Run) -> dict[str, Any] | None:
     if scheduler is None:
         return None
     return {"class": class_of(scheduler), "state": scheduler.state_dict()}
-
-
-def _batch_size(source: Source) -> int | None:
-    if isinstance(source, InMemory):
-        return source.batch_size
-    loader = getattr(source, "batches", None)
-    return loader.batch_size if isinstance(loader, DataLoader) else None
 
 
 def check_steps(optimizer: Any, scheduler: Any) -> None:
@@ -96,13 +92,22 @@ def fingerprint(source: Source) -> str | None:
 
     Else ``None``.
     """
-    data = source.data if isinstance(source, InMemory) else getattr(source, "batches", None)
-    if isinstance(data, DataLoader):
-        data = data.dataset.tensors if isinstance(data.dataset, TensorDataset) else None
-    if not isinstance(data, list | tuple):
-        return None
-    weights = () if source.weights is None else (source.weights.given,)
-    return _number((*data, *weights))
+    data = source.contents()
+    return None if data is None else _number(data)
+
+
+def fingerprints_of_frozen(loss: nn.Module) -> dict[str, str]:
+    """A number for the weights of each part that an objective holds fixed, by its name.
+
+    >>> from probgen.objectives.parts import Frozen
+    >>> fingerprints_of_frozen(nn.ModuleList([Frozen(nn.Flatten())]))
+    {'0': '00000000'}
+    """
+    return {
+        name: _number(part.weights().values())
+        for name, part in loss.named_modules()
+        if isinstance(part, Frozen)
+    }
 
 
 def fingerprint_of(held_out: Any, batches: Sequence[Batch]) -> str | None:
@@ -118,7 +123,7 @@ def fingerprint_of(held_out: Any, batches: Sequence[Batch]) -> str | None:
     if isinstance(held_out, DataLoader):
         in_order = isinstance(held_out.sampler, SequentialSampler)
         held_out = held_out.dataset if in_order else None
-    known = isinstance(held_out, list | TensorDataset) or in_memory(held_out)
+    known = isinstance(held_out, list | TensorDataset | DataForm) or in_memory(held_out)
     return _number(batches) if known and batches and held_out is not None else None
 
 

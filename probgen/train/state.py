@@ -17,9 +17,13 @@ from probgen.train.moments import check_optimizer, load_optimizer, optimizer_sta
 from probgen.train.noted import series_tensors, with_series
 from probgen.train.packing import pack, same, unpack
 from probgen.train.settings import fingerprint, reconcile, said, schedule_of
+from probgen.train.stages import Standing
 from probgen.train.transaction import random_state, set_random_state
+from probgen.train.watch import readable
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from probgen.train.run import Run
 
 SCHEMA: dict[str, Any] = {
@@ -54,8 +58,15 @@ class SavedState(NamedTuple):
         }
 
 
-def begin(run: Run, checkpoint: str | os.PathLike | None, resume: bool) -> Path | None:
-    """Goes on from the file, or makes a new one; gives its path.
+class OnDisk:
+    """The file of a run, which it goes on from or begins.
+
+    Attributes
+    ----------
+    path : Path or None
+        Where it is, if it is wanted.
+    standing : Standing or None
+        Where the run stood when it was written, if it is to go on.
 
     Raises
     ------
@@ -63,24 +74,57 @@ def begin(run: Run, checkpoint: str | os.PathLike | None, resume: bool) -> Path 
         If there is a file already that is not to be resumed, unless it is of a run without any
         step.
     """
-    if checkpoint is None:
-        return None
-    path = Path(checkpoint)
-    if run.fabric.broadcast(os.path.isdir(path)):  # noqa: PTH112
+
+    def __init__(self, checkpoint: str | os.PathLike | None, resume: bool, fabric: Fabric):
+        self.path = None if checkpoint is None else Path(checkpoint)
+        self.standing: Standing | None = None
+        self._content: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        if self.path is not None and _is_there(self.path, resume, fabric):
+            self._content = disk.read(self.path)
+            self.standing = _standing(self.path, *self._content)
+
+    def begin(self, run: Run) -> None:
+        """Goes on from the file, or makes a new one."""
+        if self.path is None:
+            return
+        if self._content is None:
+            write(run, self.path)
+            return
+        content = self._content
+        self._content = None
+        restore(run, self.path, content)
+
+
+def _is_there(path: Path, resume: bool, fabric: Fabric) -> bool:
+    """Whether there is a file to go on from."""
+    if fabric.broadcast(os.path.isdir(path)):  # noqa: PTH112
         raise disk.CheckpointError(
             f"expected the path of a file, got the folder {path}; add a name: "
             f"{path / 'run.checkpoint'}"
         )
-    there = run.fabric.broadcast(os.path.exists(path))  # noqa: PTH110 (does not raise where a folder is closed)
+    there: bool = fabric.broadcast(os.path.exists(path))  # noqa: PTH110 (does not raise where a folder is closed)
     if there and resume:
-        restore(run, path)
-        return path
-    if run.fabric.broadcast(there and not _worthless(path)):
+        return True
+    if fabric.broadcast(there and not _worthless(path)):
         raise disk.CheckpointError(
             f"{path} exists; pass resume=True to continue it, or another path"
         )
-    write(run, path)
-    return path
+    return False
+
+
+def _standing(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Standing:
+    if "cursor" not in metadata:
+        raise disk.CheckpointError(
+            f"{path} holds a saved model, not a training state; use probgen.load for it"
+        )
+    try:
+        asked = unpack(metadata["asked"], tensors) if "asked" in metadata else None
+        return Standing.unpacked((asked or {}).get("stages"), tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise disk.CheckpointError(
+            f"expected the whole state of a run in {path}, got one with other entries ({error!r}); "
+            "use an earlier copy"
+        ) from error
 
 
 def _worthless(path: Path) -> bool:
@@ -108,12 +152,13 @@ def write(run: Run, path: Path) -> None:
     tensors |= {f"history/{name}": value for name, value in series_tensors(history).items()}
     if "data" not in run.asked:
         run.asked["data"] = fingerprint(run.source)
+    tensors |= run.standing.tensors()
     entries = {
         "cursor": run.source.cursor(),
         "optimizer": optimizer_state(run),
         "scheduler": schedule_of(run),
         "precision": run.fabric.strategy.precision.state_dict(),
-        "asked": run.asked,
+        "asked": run.asked | {"stages": run.standing.packed()},
     }
     metadata = {name: pack(value, name, tensors) for name, value in entries.items()} | {
         "rows": run.source.rows,
@@ -129,17 +174,16 @@ def write(run: Run, path: Path) -> None:
         disk.write(path, tensors, metadata)
 
 
-def restore(run: Run, path: Path) -> None:
+def restore(
+    run: Run, path: Path, content: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+) -> None:
     """Continues from a state on disk; raises :class:`CheckpointError` if it belongs to another run.
 
     All is checked before anything changes. The file's state goes on, but for settings that are
     asked otherwise now, which a warning names.
     """
-    tensors, metadata = disk.read(path)
-    if "cursor" not in metadata:
-        raise disk.CheckpointError(
-            f"{path} holds a saved model, not a training state; use probgen.load for it"
-        )
+    tensors, metadata = content or disk.read(path)
+    run.standing = _standing(path, tensors, metadata)
     try:
         state = (
             upgraded(SavedState(tensors, metadata), run)
@@ -201,9 +245,22 @@ def _check(run: Run, state: SavedState, path: Path) -> None:
             f"expected the data that {path} was trained on, got others of as many rows, "
             "other weights or another precision; pass those, or another path to start anew"
         )
+    _check_frozen(run, (entries["asked"] or {}).get("frozen"), path)
     check_optimizer(run, entries["optimizer"], path)
     _check_places(run, state)
     _check_series(run, state)
+
+
+def _check_frozen(run: Run, then: dict[str, str] | None, path: Path) -> None:
+    """The parts that the objective holds fixed are those of then, of which old files say nothing."""
+    now = run.asked["frozen"]
+    others = [] if then is None else [name for name in now if now[name] != then.get(name)]
+    if others:
+        names = ", ".join(readable(name) for name in others)
+        raise disk.CheckpointError(
+            f"expected the Frozen parts that {path} was trained with, got other weights in {names}; "
+            "load those of then, or give another path to start anew"
+        )
 
 
 def _check_places(run: Run, state: SavedState) -> None:
@@ -219,7 +276,7 @@ def _check_places(run: Run, state: SavedState) -> None:
         raise ValueError("a cursor of another kind of data")
     if not all(0 <= value < 2**62 for value in cursor.values() if isinstance(value, int)):
         raise ValueError("a cursor that is nowhere")
-    if run.source.rows is not None and cursor["position"] > run.source.rows:
+    if not run.source.reaches(cursor):
         raise ValueError("a cursor behind the last row")
     theirs = state.entries["scheduler"]
     mine = schedule_of(run)
@@ -282,7 +339,7 @@ def _warn(
         )
     run.asked["seed"] = then["seed"]
     if texts:
-        warnings.warn("; ".join(texts), FitWarning, stacklevel=6)
+        warnings.warn("; ".join(texts), FitWarning, stacklevel=9)
 
 
 def _apply(
@@ -303,6 +360,7 @@ def _apply(
     run.history = with_series(state.under("history/"))
     run.history.validation = entries["validation"]
     run.history.seconds = entries["seconds"]
+    run.history.stages = [step for step, _ in run.standing.began]
     run.best = None if entries["best"] is None else (entries["best"], state.under("best/"))
     run.waited = entries["waited"]
     run.begin_average(entries["since"], state.under("ema/"))

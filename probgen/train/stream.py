@@ -5,12 +5,13 @@ With a cursor for exact resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from probgen.core.arguments import as_arguments, is_leaf
 from probgen.core.missing import has_missing
@@ -31,6 +32,10 @@ class BatchStream:
     are skipped.
     """
 
+    drop_last = False  # a loader's own affair
+    totals: Mapping[str, int] = MappingProxyType({})
+    unnamed = ()
+
     def __init__(self, batches: Iterable[Any], world: int = 1, gen: GenerativeModel | None = None):
         self.batches = batches
         self.world = world
@@ -43,6 +48,10 @@ class BatchStream:
         self._iterator: Iterator[Any] | None = None
         self._ahead: Batch = ()
         self._start: list[Tensor] | None = None
+
+    @property
+    def batch_size(self) -> int | None:
+        return self.batches.batch_size if isinstance(self.batches, DataLoader) else None
 
     def to(self, device: torch.device) -> None:
         """Batches move one by one."""
@@ -156,6 +165,18 @@ class BatchStream:
     def _restore(self, states: list[Tensor]) -> None:
         for generator, state in zip(self._generators(), states, strict=True):
             generator.set_state(state)
+
+    def turned(self) -> bool:
+        return self.position == 0
+
+    def contents(self) -> Any:
+        data = self.batches
+        if isinstance(data, DataLoader):
+            return data.dataset.tensors if isinstance(data.dataset, TensorDataset) else None
+        return data if isinstance(data, list | tuple) else None
+
+    def reaches(self, cursor: dict[str, Any]) -> bool:
+        return self.rows is None or cursor["position"] <= self.rows
 
     def cursor(self) -> dict[str, Any]:
         start = self._start if self._iterator else self._random_state()

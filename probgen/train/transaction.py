@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from probgen.train.run import Run
+
+
+class OnDevice(Protocol):
+    """What draws on a device: a run, or several of them one after the other."""
+
+    @property
+    def fabric(self) -> Any:
+        """Lightning's Fabric, which knows the device."""
+
 
 SMALL = (
     2**16
@@ -44,7 +53,7 @@ def transaction(run: Run) -> Iterator[None]:
         raise
 
 
-def random_state(run: Run) -> dict[str, Tensor]:
+def random_state(run: OnDevice) -> dict[str, Tensor]:
     """The state of the random generators that a run draws from, by device."""
     state = {"cpu": torch.get_rng_state()}
     if run.fabric.device.type == "cuda":
@@ -52,7 +61,7 @@ def random_state(run: Run) -> dict[str, Tensor]:
     return state
 
 
-def set_random_state(run: Run, state: dict[str, Tensor]) -> None:
+def set_random_state(run: OnDevice, state: dict[str, Tensor]) -> None:
     """Puts back what :func:`random_state` gave."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and run.fabric.device.type == "cuda":

@@ -81,7 +81,7 @@ class GradientWatch:
             f"no gradient reaches {len(self.left)} of the {len(self.trained)} parameters that are "
             f"trained: {listed(names)}; {DO}",
             FitWarning,
-            stacklevel=7,
+            stacklevel=9,
         )
 
     def _agree(self, before: dict[str, nn.Parameter]) -> None:

@@ -85,7 +85,8 @@ def lay_out(run: Run, outside: bool) -> list[Part]:
     of_group = {id(p): index for index, parameters in enumerate(groups) for p in parameters}
     together: dict[Any, list[int]] = {}
     for index, p in enumerate(run.parameters):
-        if id(p) in of_group and (p.grad is not None or _kept(state[p])):
+        takes_part = p.grad is not None or (_kept(state[p]) and id(p) not in run.idle)
+        if id(p) in of_group and takes_part:
             kind = (
                 of_group[id(p)],
                 p.dtype,

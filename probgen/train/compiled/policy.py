@@ -34,7 +34,7 @@ from probgen.train.compiled.parameter_groups import Part, lay_out, read_steps, r
 from probgen.train.compiled.step import CompiledStep
 from probgen.train.data import Selection
 from probgen.train.history import FitWarning
-from probgen.train.run import NonFiniteLoss, Run
+from probgen.train.run import NonFiniteLoss, Run, finite_steps
 from probgen.train.transaction import transaction
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Engine:
 
     def _promising(self, remaining: float) -> bool:
         """Whether enough is left to do, as far as the first steps tell."""
-        resumed = any(
+        resumed = not self.run.idle and any(
             state for state in self.run.optimizer.state.values()
         )  # then nothing is learnt from a first step
         needed = STEPS_WATCHED if not self.must else int(not resumed)
@@ -277,7 +277,7 @@ class Engine:
         self.run.history.compiled = f"no: {reason}"
         self.close()
         if warn:
-            warnings.warn(f"continuing in eager mode: {reason}", FitWarning, stacklevel=6)
+            warnings.warn(f"continuing in eager mode: {reason}", FitWarning, stacklevel=8)
 
     # -- how
     # -----------------------------------------------------------------------------------------------------
@@ -294,36 +294,38 @@ class Engine:
 
     def _advance_compiled(self, step: CompiledStep, selections: Sequence[Selection]) -> None:
         before = self._schedule()
-        done = 0
         self.ahead = True
         numbers, rates = self._next_hyperparameters(len(selections))
         results = step(selections, numbers)
+        losses, norms, *_ = results
+        done = finite_steps(losses, norms)
+        if done and self.rule is OUTSIDE:  # which makes one step at a time
+            step.hand_over()
+            self.run.update()
+        self.run.record(_first(results, done), step.series, _first(rates, done))
+        if done == len(selections):
+            return
         try:
-            for selection, result, rate in zip(selections, results, rates, strict=True):
-                self.run.check(result, selection)
-                if self.rule is OUTSIDE:
-                    step.hand_over()
-                    self.run.update()
-                self.run.record(result, step.series, rate)
-                done += 1
+            self.run.check([numbers[done] for numbers in results], selections[done])
         except NonFiniteLoss:
             self._reschedule(before, done)
             raise
 
     def _next_hyperparameters(self, steps: int) -> tuple[list[Tensor], list[list[float]]]:
-        """Those of each of the next steps, ``(groups, K)``, and their learning rates.
+        """Those of each of the next steps, ``(groups, K)``, and the learning rates by group.
 
         The scheduler goes on by as many.
         """
         if self.run.scheduler is None or self.rule is OUTSIDE:
-            return [self._hyperparameters()] * steps, [self.run.rates()] * steps
+            same = [[rate] * steps for rate in self.run.rates()]
+            return [self._hyperparameters()] * steps, same
         numbers = []
         rates = []
         for _ in range(steps):
             numbers.append(self._hyperparameters())
             rates.append(self.run.rates())
             self.run.scheduler.step()
-        return numbers, rates
+        return numbers, [list(of_group) for of_group in zip(*rates, strict=True)]
 
     def _hyperparameters(self) -> Tensor:
         """The present ones."""
@@ -355,3 +357,8 @@ class Engine:
             group |= numbers
         for _ in range(steps):
             scheduler.step()
+
+
+def _first(series: Sequence[Sequence[float]], steps: int) -> list[Sequence[float]]:
+    """The first steps of each series."""
+    return [values[:steps] for values in series]

@@ -22,7 +22,7 @@ from probgen.core.loss_parts import noted_parts
 from probgen.core.missing import assume_missing
 from probgen.core.private_torch import pytree
 from probgen.train.compiled.module_state import attached, plain_values, preserved, python_random
-from probgen.train.compiled.optimizer_updates import rule_of
+from probgen.train.compiled.optimizer_updates import OUTSIDE, rule_of
 from probgen.train.compiled.parameter_groups import Part, overlapping
 from probgen.train.noted import Series, numbers_of, series_of
 
@@ -81,6 +81,9 @@ class CompiledStep:
             self._check_constants(*before)
         pieces = {id(piece) for part in parts for piece in part.pieces}
         self.buffers = [tensor for tensor in self.recording.changed if id(tensor) not in pieces]
+        known = {id(tensor) for tensor in self.buffers}
+        for follower in run.followers:
+            self.buffers += [each for each in follower.tensors() if id(each) not in known]
         self._check_memory()
         self.recording = simplify(self.recording, *self.example)
         alive = torch.ones((), dtype=torch.bool, device=run.fabric.device)
@@ -99,7 +102,7 @@ class CompiledStep:
         """Number of tensor operations of loss and gradient."""
         return sum(node.op == "call_function" for node in self.recording.graph.graph.nodes)
 
-    def _loss(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+    def _loss(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The loss per row, its gradients, and the numbers of its parts."""
         batch = self.run.source.batch(self.selection, inputs)
         with torch.enable_grad(), noted_parts() as parts:
@@ -116,7 +119,7 @@ class CompiledStep:
         ):
             raise NotCompilable("some parameters take part in some batches only")
         self.series = series_of(parts)
-        numbers = numbers_of(parts, self.run.count(batch), value)
+        numbers = numbers_of(parts, self.run.count(batch))
         return value.detach(), list(gradients[: len(pieces)]), numbers
 
     def __call__(
@@ -124,7 +127,8 @@ class CompiledStep:
     ) -> list[list[float]]:
         """As many steps as there are selections, at most :meth:`most`.
 
-        Gives loss per row, gradient norm and the parts of the loss (``series``) of each.
+        Gives lists over the steps: loss per row, gradient norm, and each part of the loss
+        (``series``).
 
         ``numbers`` holds the optimizer's hyperparameters in each of them, ``(groups, K)``.
         """
@@ -135,7 +139,8 @@ class CompiledStep:
             [*self.tensors, n, *self._inputs(chosen)]
             for chosen, n in zip(selections, numbers, strict=True)
         )
-        results = torch.stack(self._calls[len(selections)](inputs)).tolist()
+        # turned afterwards: to stack them by columns takes twice as long
+        results = torch.stack(self._calls[len(selections)](inputs)).T.tolist()
         self.seconds = min(self.seconds, (time.perf_counter() - began) / len(selections))
         return results
 
@@ -331,20 +336,35 @@ class CompiledStep:
             gradients = [gradient * shrink for gradient in gradients]
         for part, own, gradient in zip(self.parts, parts, gradients, strict=True):
             self._update(part, own, gradient, numbers[part.group], alive)
+        if self.rule is not OUTSIDE:
+            self._follow(parts, kept)
         _replace(dict(enumerate(buffers)), dict(enumerate(kept)), alive)
         return _result(value, norm, noted)
 
     def _evaluate(
         self, parts: list[dict[str, Tensor]], buffers: list[Tensor], inputs: Sequence[Tensor]
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """The recorded loss, gradient and parts, at these parameters and buffers."""
+        place = self._places(parts, buffers)
+        return self.recording(
+            *inputs, closed_over=[place.get(id(t), t) for t in self.recording.closed_over]
+        )
+
+    def _places(self, parts: list[dict[str, Tensor]], buffers: list[Tensor]) -> dict[int, Tensor]:
+        """The present values of parameters and buffers, by the identity of these."""
         place = {id(old): new for old, new in zip(self.buffers, buffers, strict=True)}
         for part, tensors in zip(self.parts, parts, strict=True):
             pieces = part.split(tensors["value"])
             place |= {id(piece): value for piece, value in zip(part.pieces, pieces, strict=True)}
-        return self.recording(
-            *inputs, closed_over=[place.get(id(t), t) for t in self.recording.closed_over]
-        )
+        return place
+
+    def _follow(self, parts: list[dict[str, Tensor]], buffers: list[Tensor]) -> None:
+        """Averages of modules (:class:`probgen.objectives.Average`) go on to the new parameters."""
+        place = self._places(parts, buffers)
+        for follower in self.run.followers:
+            new = follower.moved(lambda tensor: place.get(id(tensor), tensor))
+            for own, value in zip(follower.tensors(), new, strict=True):
+                place[id(own)].copy_(value)
 
     def _update(
         self,
@@ -358,29 +378,27 @@ class CompiledStep:
 
         The numbers that its elements share become one tensor, or each would compute them.
         """
-        averaged = (
-            tensors.get("averaged", numbers[0]) + 1
-        )  # without averages a number that nobody needs
-        decay: Any = self.run.decay
-        newest = (1 - decay) / (1 - decay**averaged) if part.average else averaged
-        factors = [*self.rule.factors(numbers.unbind(), tensors), newest, alive]
-        *factors, newest, go = torch.stack(
-            [factor.to(_wide(gradient).dtype) for factor in factors]
-        ).unbind()
+        shared = [alive, *self.rule.factors(numbers.unbind(), tensors)]
+        if part.average:
+            decay: Any = self.run.decay
+            shared.append((1 - decay) / (1 - decay ** (tensors["averaged"] + 1)))
+        kind = _wide(gradient).dtype
+        go, *factors = torch.stack([number.to(kind) for number in shared]).unbind()
+        newest = factors.pop() if part.average else None
         new = self.rule.update(
             tensors, gradient, tuple(factors), self.run.optimizer.param_groups[part.group]
         )
-        if part.average:
+        if newest is not None:
             moved = new["value"] - tensors["average"]
             if self.run.unbounded:  # an infinity minus itself is not a number
                 moved = torch.where(new["value"] == tensors["average"], 0.0, moved)
             new["average"] = tensors["average"] + moved * newest
-            new["averaged"] = averaged
+            new["averaged"] = tensors["averaged"] + 1
         _replace(tensors, new, go > 0)
 
 
-def _result(value: Tensor, norm: Tensor, numbers: Tensor) -> Tensor:
-    return torch.cat([torch.stack([value, norm]).double(), numbers])
+def _result(value: Tensor, norm: Tensor, numbers: Sequence[Tensor]) -> Tensor:
+    return torch.stack([value.double(), norm.double(), *numbers])
 
 
 def _replace(old: dict[Any, Tensor], new: dict[Any, Tensor], where: Tensor) -> None:
