@@ -422,6 +422,7 @@ def test_the_whole_loss_is_one_graph():
     assert_same(*results)
 
 
+@pytest.mark.slow
 def test_a_flow_learns_by_a_critic():
     """Any distribution with rsample has fakes to give."""
     loc, scale = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 1.0])
@@ -522,6 +523,7 @@ def test_information_needs_a_guide():
         Adversarial(MLP(2, [4], 1), information=1.0)(gan.model, gan.guide)(torch.randn(4, 2))
 
 
+@pytest.mark.slow
 def test_a_code_is_found_without_labels():
     """Two clusters and a category of two levels: the recognizer names them."""
     label = torch.arange(200) % 2

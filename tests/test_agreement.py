@@ -40,6 +40,7 @@ def quiet():
     pyro.clear_param_store()
 
 
+@pytest.mark.table(quick=15)
 @pytest.mark.parametrize("case", GUIDED, ids=named)
 def test_training_scores_and_pyro_agree(case):
     numbers = routes(*prepared(case))
@@ -49,6 +50,7 @@ def test_training_scores_and_pyro_agree(case):
     } == dict.fromkeys(numbers, True)
 
 
+@pytest.mark.table(quick=21)
 @pytest.mark.parametrize("case", SAMPLED, ids=named)
 def test_nuts_climbs_the_density_that_is_read(case):
     one, two = nuts(*prepared(case))

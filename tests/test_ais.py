@@ -30,6 +30,7 @@ def contains(bracket, truth, slack=0.0):
 UNITS = [BernoulliUnits(12), GaussianUnits(4), CategoricalUnits(5, levels=3)]
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize("kind", UNITS, ids=["bits", "numbers", "labels"])
 @pytest.mark.parametrize("limit", [2**12, 1], ids=["exact draws", "chains"])
 def test_rbm_constants_lie_in_the_bracket(kind, limit):
@@ -43,6 +44,7 @@ def test_rbm_constants_lie_in_the_bracket(kind, limit):
     assert bracket.start == ("exact" if limit > 1 else "asymptotic")
 
 
+@pytest.mark.slow
 def test_twenty_hidden_units():
     gen = RBM(BernoulliUnits(30), 20, scale=0.4, limit=2**20)
     with torch.no_grad():

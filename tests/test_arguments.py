@@ -67,6 +67,7 @@ def test_there_are_many_cases():
     assert Counter(len(each) > 3 for each in BY_NAME.values())[True] > 100
 
 
+@pytest.mark.slow
 def test_what_is_listed_as_taken_is_taken(folder):
     """No value that is refused stands in the table of those that are taken."""
     listed = [case for each in BY_NAME.values() for case in each if case.reason]
@@ -342,6 +343,7 @@ SEEDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SEEDED)
 @pytest.mark.filterwarnings("ignore")
 def test_a_seed_makes_the_draws(name):

@@ -80,7 +80,7 @@ def exact_loo(y):
 # programs that people bring
 
 
-@pytest.mark.table(quick=20)
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize(
     "case", [case for case in PROGRAMS if case.name in CHEAP.split()], ids=lambda case: case.name
 )
@@ -300,6 +300,7 @@ def test_draws_of_pyros_sampler_have_the_exact_loo_and_predictions(sampled):
     assert complete(gen, HALVES, given=sampled)["mu"].shape == (600,)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("shape", [(600,), (3, 200)])
 def test_mappings_of_draws_with_and_without_chains(shape):
     loc, scale = posterior_of_mean(HALVES)
@@ -312,6 +313,7 @@ def test_mappings_of_draws_with_and_without_chains(shape):
     assert predictive(Program(normal_mean), HALVES, given={"mu": mu})["y"].shape == (600, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Importance, CSIS])
 def test_weighted_traces_are_drawn_by_their_weights(kind):
     def model(y, observations=None):
@@ -363,6 +365,7 @@ def test_draws_that_do_not_belong_are_refused():
 # names
 
 
+@pytest.mark.slow
 def test_names_that_files_forbid_survive_and_are_told(tmp_path):
     def model(data):
         mu = pyro.sample("a/b", dist.Normal(0.0, 1.0))

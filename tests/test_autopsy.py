@@ -136,6 +136,7 @@ MODES = {
 }
 
 
+@pytest.mark.table(quick=12)
 @pytest.mark.parametrize("case", cases())
 @pytest.mark.parametrize("mode", ["all rows", "batches", "uneven batches"])
 def test_the_row_and_entry_of_the_data_are_named(case, mode):

@@ -91,6 +91,7 @@ def test_log_weights_are_the_mixture_density_at_the_drawn_globals(name):
     torch.testing.assert_close(pair.by_row("data").detach(), torch.tensor(np.array(expected)))
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("name", GENS)
 def test_responsibilities_average_the_direct_ones_and_match_the_discrete_draws(name):
     gen = GENS[name]()

@@ -105,6 +105,7 @@ def test_columns_beyond_the_rank_of_the_data_are_switched_off(fitted):
     assert precisions[RANK:].min() > 10 * precisions[:RANK].max()
 
 
+@pytest.mark.slow
 def test_predictions_are_as_close_to_the_truth_as_the_number_of_rows_allows(fitted):
     distribution, gen = fitted
     covariance = gen.loadings_loc @ gen.loadings_loc.mT + gen.noise_loc.exp() * torch.eye(D)
@@ -115,6 +116,7 @@ def test_predictions_are_as_close_to_the_truth_as_the_number_of_rows_allows(fitt
     assert gap < 2.5 * needed / (2 * N)
 
 
+@pytest.mark.slow
 def test_posterior_of_the_mean_has_the_width_of_its_conditional(fitted):
     distribution, gen = fitted
     expected = (N * distribution.precision_matrix.diagonal()).rsqrt()

@@ -255,6 +255,7 @@ def test_tables_that_no_memory_holds_are_refused():
         )
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("part", ["/* ", "/", '" "', "variable a {", "( ", "property ", "// x\n"])
 def test_time_grows_with_the_length_alone(part):
     start = time.perf_counter()

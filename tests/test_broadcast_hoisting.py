@@ -95,6 +95,7 @@ SAME = {
 }
 
 
+@pytest.mark.table(quick=10)
 @pytest.mark.parametrize("name", [*THIN, *SAME])
 def test_results_stay_the_same(name):
     function = THIN[name][0] if name in THIN else SAME[name]

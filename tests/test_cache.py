@@ -214,6 +214,7 @@ def _write_often(file, mark):
         cache.write_sealed(file, mark * 50_000)
 
 
+@pytest.mark.slow
 def test_processes_that_write_the_same_file_never_mix(sealed):
     context = multiprocessing.get_context("fork")
     processes = [
@@ -349,7 +350,7 @@ def with_no_size(file):
     cache.write_sealed(file, b"whole, but of no use")
 
 
-@pytest.mark.table(quick=3)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [*CHANGES, cut_short, with_another_byte, with_a_path, with_no_library, with_no_size]
 )
@@ -364,6 +365,7 @@ def test_damaged_and_planted_libraries_are_made_anew(change, compiler, capfd):
     assert list(cache.temporary(backend.KIND).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_library_in_use_outlives_changes_of_its_file(compiler):
     x = torch.tensor([0.1, 0.2, 0.3])
     run = backend.by_inductor(GRAPH, [x])

@@ -58,6 +58,7 @@ def calibrate(sampler, **options):
     )
 
 
+@pytest.mark.slow
 def test_exact_posteriors_have_uniform_ranks():
     found = calibrate(Exact())
     assert found.ranks["slope"].shape == (200, 2) and found.ranks["shift"].shape == (200,)
@@ -65,7 +66,7 @@ def test_exact_posteriors_have_uniform_ranks():
     assert found.p_value > 0.05
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [Exact(spread=0.6), Exact(spread=1.7), Exact(shift=0.5)])
 def test_wrong_posteriors_are_found(wrong):
     assert calibrate(wrong).p_value < 1e-4

@@ -40,6 +40,7 @@ def test_round_trip_of_every_dtype(path):
         assert back[name].dtype == value.dtype and torch.equal(back[name], value)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_and_missing_byte_is_noticed(path):
     write(path, {"a": torch.randn(9)}, {"lr": 0.001})
     whole = path.read_bytes()
@@ -183,6 +184,7 @@ def test_other_python_state_is_refused_by_name(value):
         pack(value, "schedule", {})
 
 
+@pytest.mark.slow
 def test_a_reader_beside_a_writer_reads_old_or_new(path):
     write(path, {"a": torch.zeros(20_000)}, {"step": 0})
     done = threading.Event()

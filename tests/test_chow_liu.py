@@ -154,6 +154,7 @@ def test_a_mixture_of_one_tree_is_the_tree():
     assert torch.allclose(mixture().log_prob(x), tree().log_prob(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_em_of_a_mixture_rises_and_its_mass_is_enumerated():
     x = two_trees()
     gen = MixtureOfTrees(2, (2,) * 4, smoothing=0.0)

@@ -155,7 +155,7 @@ FAMILIES = (
 )
 
 
-@pytest.mark.table(quick=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("member", [m for m in ZOO if m.name in FAMILIES], ids=lambda m: m.name)
 def test_families(member, replayed):
     agree(member.gen, member.data(), batch_size=4, steps=4)
@@ -174,7 +174,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.table(quick=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_objectives(objective, replayed):
     agree(vae, rows(dims=3), objective=objective)
@@ -197,6 +197,7 @@ class Labels(LatentVariableModel):
             pyro.sample("k", dist.OneHotCategorical(logits=self.encoder(x)))
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     "objective", [lambda: ELBO(particles=3), OBJECTIVES["WakeSleep"]], ids=["ELBO", "WakeSleep"]
 )
@@ -204,6 +205,7 @@ def test_discrete_draws(objective, replayed):
     agree(Labels, objective=objective)
 
 
+@pytest.mark.slow
 def test_enumeration_with_particles(replayed):
     agree(lambda: Enumerated(3, 2), objective=lambda: EnumeratedELBO(particles=2))
 
@@ -236,7 +238,7 @@ def splines(dims):
     return pyro.distributions.transforms.spline_autoregressive(dims, hidden_dims=[4], count_bins=3)
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES.values(), ids=GUIDES)
 def test_guides(guide, replayed):
     agree(lambda: Program(gauss, guide(gauss)), steps=4)
@@ -271,7 +273,7 @@ LAWS = {
 }
 
 
-@pytest.mark.table(quick=2)
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("distribution", LAWS.values(), ids=LAWS)
 def test_draws_that_depend_on_parameters(distribution, replayed):
     """A normal draw before and after: torch's numbers are used in the same order."""
@@ -307,6 +309,7 @@ class Regression(PyroModule):
             return pyro.sample("y", N(mean, self.scale), obs=y)
 
 
+@pytest.mark.slow
 def test_pyro_modules(replayed):
     def make():
         module = Regression()
@@ -315,6 +318,7 @@ def test_pyro_modules(replayed):
     agree(make, (rows(), rows()[:, 0]))
 
 
+@pytest.mark.slow
 def test_modules_closed_over_by_plain_functions(replayed):
     """The buffers of such a module belong to nobody; they change all the same."""
 
@@ -400,6 +404,7 @@ def with_holes(dims=2):
     return x
 
 
+@pytest.mark.slow
 def test_missing_values_in_some_batches_only(replayed):
     agree(lambda: vae(dims=3), with_holes(3), batch_size=2, epochs=2, steps=None)
 
@@ -434,6 +439,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_optimizers_schedules_clipping_and_averages(optimizer, replayed):
     """One cycle changes the learning rate and the first beta or the momentum at every step."""
@@ -476,6 +482,7 @@ def test_hooks_of_optimizers_and_parameters(replayed):
         Outcome(Told, rows(), True)
 
 
+@pytest.mark.slow
 def test_double_precision_to_many_digits(replayed):
     gen = lambda: vae(dims=3).double()  # noqa: E731
     agree(gen, rows(dims=3).double(), rtol=1e-8, clip=0.1, ema=0.9, scheduler=step_schedule)
@@ -485,6 +492,7 @@ def step_schedule(optimizer):
     return torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 def test_precisions(precision, replayed):
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
@@ -504,6 +512,7 @@ def test_learning_rates_set_by_a_callback(replayed):
     agree(Distribution, callbacks=[lower])
 
 
+@pytest.mark.slow
 def test_short_batches_at_the_end_of_epochs(replayed):
     agree(Distribution, rows(13), batch_size=4, epochs=3, steps=None)
 
@@ -520,6 +529,7 @@ def test_patience_restores_the_best_state(replayed):
     assert "no improvement" in runs[1].history.stopped
 
 
+@pytest.mark.slow
 def test_loaders(replayed):
     agree(
         Distribution,
@@ -529,6 +539,7 @@ def test_loaders(replayed):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("halves", [(True, True), (True, False), (False, True)], ids=str)
 def test_resuming_across_modes(halves, replayed, tmp_path):
     settings = {
@@ -602,6 +613,7 @@ def test_interrupting_between_steps(replayed):
     assert runs[1].history.steps == 4
 
 
+@pytest.mark.slow
 def test_interrupting_several_steps_in_a_row_waits_for_their_end(replayed, tmp_path, monkeypatch):
     settings = {"checkpoint": tmp_path / "state", "steps": 40, "checkpoint_every": 40}
     calls, evaluate = [], compiling.CompiledStep._inputs
@@ -624,6 +636,7 @@ def test_interrupting_several_steps_in_a_row_waits_for_their_end(replayed, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_the_model_is_its_own_again_afterwards(replayed):
     outcome = Outcome(lambda: vae(dims=3), rows(dims=3), True, ema=0.9)
     gen, state = outcome.gen, outcome.optimizer.state
@@ -641,6 +654,7 @@ def test_the_model_is_its_own_again_afterwards(replayed):
         torch.testing.assert_close(other.state_dict(), gen.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_two_runs_one_after_the_other(replayed):
     found = []
     for compile in (False, True):
@@ -809,7 +823,7 @@ FOLLOWED = (
 )
 
 
-@pytest.mark.table(quick=3)
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     "kind", [*FOLLOWED, ManyLayouts, Hooked, Functional, KeepsWhatItComputed, ConstantMask]
 )
@@ -958,6 +972,7 @@ def eager_to_compile(monkeypatch):
     monkeypatch.setattr("probgen.compile.cost_model.REPAID", 0.0)
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_no_graph_can_follow_is_refused_or_trained_as_it_is(kind, eager_to_compile):
     """Trying leaves no trace: the run is bit for bit the one without compilation."""
@@ -977,6 +992,7 @@ def test_what_no_graph_can_follow_is_refused_or_trained_as_it_is(kind, eager_to_
         same(plain, tried, rtol=0)
 
 
+@pytest.mark.slow
 def test_callbacks_that_change_what_graphs_take_for_constant(replayed):
     def freeze(run):
         run.gen.loc.requires_grad_(run.step < 3)
@@ -1042,6 +1058,7 @@ class Sometimes(Odd):
             pyro.sample("x", N(mean, self.scale.exp()).to_event(1), obs=x)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("small_first", [True, False])
 def test_parameters_that_take_part_in_some_batches_only(small_first, eager_to_compile, monkeypatch):
     """Their own counts of steps go on as without compilation.

@@ -252,6 +252,7 @@ def scored(name):
     return gen, batch
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("name", SCORED)
 def test_recorded_scores_are_those_of_the_program(name, recorded):
     gen, batch = scored(name)
@@ -285,6 +286,7 @@ def test_impossible_values_are_refused_in_every_block_of_rows(recorded):
         log_likelihood(vae(), x, particles=40, max_rows=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [2**18, 2**20])
 def test_scores_keep_to_their_memory(memory):
     x = torch.zeros(300, 100)
@@ -327,7 +329,7 @@ DRAWN = {
 }
 
 
-@pytest.mark.table(quick=7)
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     "program", ["one run a draw", "enumerated", "enumerated, vectorized", "missing values"]
 )
@@ -353,12 +355,14 @@ def test_compiled_draws_are_those_of_the_program():
     assert_close(ours, plain)
 
 
+@pytest.mark.slow
 def test_draws_do_not_depend_on_compiling_where_chunks_are_chosen_by_memory(recorded):
     gen, batch = scored("enumerated, vectorized")
     ours, plain = both(posterior, gen, *batch, draws=50, discrete=True, memory=500)
     assert_close(ours, plain)
 
 
+@pytest.mark.slow
 def test_recorded_draws_have_the_conjugate_moments(recorded):
     y = torch.tensor([0.5, 2.5, 1.5])
 

@@ -121,6 +121,7 @@ MIXTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXTURES)
 def test_mixture_conditional_is_the_joint_on_a_grid_normalized_along_a_line(name):
     mixture = dist.MixtureSameFamily(

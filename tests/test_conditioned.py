@@ -166,6 +166,7 @@ def test_draws_keep_what_is_observed_and_have_the_density_of_the_rest(name, whic
         torch.testing.assert_close(value, joint, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.table(quick=20)
 @pytest.mark.parametrize(("name", "which"), [(name, which) for name, which in CASES if name in ANY])
 @torch.no_grad()
 def test_mean_and_variance_are_those_of_draws(name, which):
@@ -183,6 +184,7 @@ def test_mean_and_variance_are_those_of_draws(name, which):
         assert ((spread.mean(0) - variance).abs() <= 5 * error + 2e-3).all()
 
 
+@pytest.mark.table(quick=11)
 @pytest.mark.parametrize(("name", "which"), [case for case in CASES if case[0] in DISCRETE])
 @torch.no_grad()
 def test_masses_are_the_frequencies_of_draws(name, which):
@@ -199,7 +201,7 @@ def test_masses_are_the_frequencies_of_draws(name, which):
     assert masses.sum() <= 1 + 1e-4 and (counts[seen].sum() > 0.5 * DRAWS or not seen.any())
 
 
-@pytest.mark.table(quick=50)
+@pytest.mark.table(quick=21)
 @pytest.mark.parametrize(("name", "which"), CASES)
 @torch.no_grad()
 def test_expanded_conditionals_are_those_broadcast_by_hand(name, which):

@@ -48,13 +48,16 @@ from probgen.nn.side_by_side import SideBySide
 from probgen.objectives.denoising import Denoising
 
 UNKNOWN = {
+    "Diffusion of images given texts",
     "Diffusion by denoising, given a context",
     "DiffusionChain given a context",
-    "Guided FlowMatching given a context",
+    "FlowMatching given a context",
     "NonGaussianDiffusion, Gamma, given a context",
     "CategoricalDiffusion, absorbing, given a context",
     "DiffusionChain, Gamma",
     "JointEnergyModel",
+    "SemiSupervisedVAE",
+    "SemiSupervisedVAE with a prior of labels",
 }
 NAN = r"expected a context without missing values, got NaN in 1 of \d+ rows \(first: row \d+\); fill them in, leave "
 NONE = r"expected no context \(\w+ was built without one\), got one of shape \(6, 3\); "
@@ -118,6 +121,7 @@ def test_an_unknown_context_is_none(member):
     )
 
 
+@pytest.mark.table(quick=21)
 @pytest.mark.parametrize("member", GIVEN, **NAMES)
 def test_integers_are_numbers(member):
     gen, x, context = made(member)
@@ -244,6 +248,7 @@ BUILDS = {
 }
 
 
+@pytest.mark.table(quick=13)
 @pytest.mark.parametrize(
     "form", [torch.Tensor.long, torch.Tensor.float, lambda x: x.long()[:, None]]
 )
@@ -474,6 +479,7 @@ def test_booleans_are_numbers_in_other_units_too(form):
 OTHERS = {"a number": 1.5, "a whole number": 2, "a boolean": True, "a string": "a"}
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("context", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize(
     "door",

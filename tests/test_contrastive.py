@@ -148,7 +148,7 @@ class Quadratic(nn.Module):
         return (self.log_precision.exp() * (x - self.mean).square()).sum(-1) / 2
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kernel", [Langevin(0.05), MALA(0.3), HMC(0.3, leapfrogs=3)], ids=lambda k: type(k).__name__
 )
@@ -312,6 +312,7 @@ def test_hybrids_add_the_cross_entropy():
     assert (values[0] - values[1]).item() == pytest.approx(3 * entropy.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_hybrids_learn_to_classify_with_few_labels():
     label = torch.arange(200) % 2
     x = torch.randn(200, 2) * 0.5 + 2 * label[:, None] - 1

@@ -80,6 +80,7 @@ def test_marginal_samples_and_scores_the_same_distribution():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_marginal_draws_the_globals_from_the_guide(vectorized):
     gen = Global()

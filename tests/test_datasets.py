@@ -212,6 +212,7 @@ CHECKED = {  # by a checksum: what is read is right
 }
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("case", CHECKED)
 def test_files_cut_or_changed_anywhere_are_refused_or_read_right(case, tmp_path):
     content, read, step = CHECKED[case]

@@ -51,3 +51,13 @@ def test_every_process_watches_for_parameters_without_gradient():
         ]
     )
     assert alone == both == [["unused"], 1]
+
+
+@pytest.mark.slow
+def test_averages_and_teachers_are_the_same_in_every_process():
+    alone = run([WORKER, "1", "taught"])
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER, "2"]
+    both = run([*two, "taught"])
+    assert both[0] == pytest.approx(alone[0], rel=1e-5)
+    assert both[1] == pytest.approx(alone[1], rel=1e-5)
+    assert alone[2] == both[2] == ["model"]

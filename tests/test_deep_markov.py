@@ -160,6 +160,7 @@ def test_posterior_draws_go_on_by_the_transition_where_a_sequence_has_ended(line
         spread = step @ spread @ step.mT + NOISE**2 * torch.eye(Z)
 
 
+@pytest.mark.slow
 def test_bound_is_below_and_weights_average_to_the_likelihood_in_probability_space(linear):
     gen, x = linear.model(RNN(D, H), heads.Gaussian(Combiner(Z, H))), frames(linear)
     (

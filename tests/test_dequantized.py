@@ -72,6 +72,7 @@ def test_noise_that_is_the_posterior_of_the_bin_makes_every_draw_exact():
     assert uniform.std(0).min() > 0.1
 
 
+@pytest.mark.slow
 def test_any_noise_that_covers_the_bin_is_unbiased_and_a_bound_in_the_mean():
     torch.manual_seed(1)
     loc, scale = torch.tensor([0.3, -1.0]), torch.tensor([1.5, 3.0])
@@ -97,6 +98,7 @@ def test_missing_entries_leave_an_unbiased_mass_of_the_others():
     torch.testing.assert_close(score.value[0], truth, atol=0.03, rtol=0)
 
 
+@pytest.mark.slow
 def test_learned_noise_tightens_the_bound():
     """A narrow distribution within bins.
 

@@ -303,6 +303,7 @@ def test_missing_observations_are_data_not_constants():
     assert groups(found) == ["observed_data"]
 
 
+@pytest.mark.slow
 def test_it_goes_to_a_file_and_back(tmp_path):
     found = to_arviz(regression(False), torch.randn(4, 3), torch.randn(4), draws=5)
     found.to_netcdf(tmp_path / "fit.nc")

@@ -136,6 +136,7 @@ def random_diffusion(steps, variance, context=0, seed=0):
     )
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     "variance", [PosteriorVariance(), ForwardVariance(), LearnedVariance()], ids=str
 )
@@ -241,6 +242,7 @@ def test_learned_variance_learns_from_the_bound_alone_and_the_mean_from_the_erro
     assert gradients[0][2:].abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [None, 6])
 def test_learned_schedule_has_the_gradient_of_the_bound(steps):
     torch.manual_seed(0)
@@ -292,6 +294,7 @@ def trained(objective, steps=250, **options):
     return gen.eval(), history, x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [Denoising, ELBO])
 def test_training_comes_near_the_entropy(objective):
     gen, _, x = trained(objective())
@@ -326,7 +329,7 @@ def test_resumed_training_is_bit_for_bit_the_same(variance, tmp_path):
     assert all(torch.equal(value, losses[1][1][name]) for name, value in losses[0][1].items())
 
 
-@pytest.mark.table(quick=2)
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "steps"), [(Denoising, None), (ELBO, None), (ELBO, 5)])
 def test_the_loss_as_one_graph_is_the_loss(objective, steps, monkeypatch):
     from probgen.compile.tracing import Compiled
@@ -350,6 +353,7 @@ def test_the_loss_as_one_graph_is_the_loss(objective, steps, monkeypatch):
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_guidance_moves_away_from_the_unconditional_guess():
     gen = random_diffusion(None, PosteriorVariance(), context=1)
     context, z, t = torch.tensor([[2.0]]), torch.randn(1, 2), torch.tensor(0.4)
@@ -360,25 +364,20 @@ def test_guidance_moves_away_from_the_unconditional_guess():
     torch.testing.assert_close(gen(torch.full((1, 1), torch.nan)).denoiser.denoise(z, t), unknown)
     with pytest.raises(ValueError, match="give a context"):
         gen().using(guidance=2.0).sample()
-    gen.guidance = 3.0
-    torch.manual_seed(0)
-    by_model = gen(context).sample((2,))
-    torch.manual_seed(0)
-    torch.testing.assert_close(gen(context).using(guidance=3.0).sample((2,)), by_model)
     torch.manual_seed(0)
     scores = gen(context).log_prob(torch.zeros(1, 2))
     torch.manual_seed(0)
-    torch.testing.assert_close(gen(context).using(guidance=1.0).log_prob(torch.zeros(1, 2)), scores)
+    torch.testing.assert_close(gen(context).using(guidance=3.0).log_prob(torch.zeros(1, 2)), scores)
 
 
 def test_contexts_are_dropped_row_by_row_in_training_alone():
     torch.manual_seed(0)
     gen = Diffusion(TimeMLP(2, [8], context=3), (2,), context_dropout=0.25)
-    shown = gen.train()(torch.randn(4000, 3)).denoiser.net.args[0].isnan()
+    shown = gen.train()(torch.randn(4000, 3)).denoiser.context.isnan()
     assert (shown.all(-1) == shown.any(-1)).all() and (
         shown.any(-1).double().mean() - 0.25
     ).abs() < 0.03
-    assert not gen.eval()(torch.randn(4000, 3)).denoiser.net.args[0].isnan().any()
+    assert not gen.eval()(torch.randn(4000, 3)).denoiser.context.isnan().any()
     assert gen.train()().batch_shape == ()
 
 
@@ -394,6 +393,7 @@ class Gaussian(nn.Module):
         return self.says(z.double(), t.double()).to(z)
 
 
+@pytest.mark.slow
 def test_completions_are_near_the_conditional_distribution_and_keep_what_is_observed():
     torch.manual_seed(0)
     x = torch.tensor([[2.0, torch.nan], [torch.nan, 0.4], [0.1, 0.2]])
@@ -408,6 +408,7 @@ def test_completions_are_near_the_conditional_distribution_and_keep_what_is_obse
         assert (got.mean() - mean).abs() < 0.1 and (got.std() / std - 1).abs() < 0.08
 
 
+@pytest.mark.slow
 def test_completions_in_other_units_and_of_integers():
     torch.manual_seed(0)
     inner = Diffusion(Gaussian(), (2,))
@@ -486,6 +487,7 @@ def test_refusals():
         Diffusion(TimeMLP(2, [4]), (2,), context_dropout=1.0)
 
 
+@pytest.mark.slow
 def test_edm_trains_at_log_normal_noise():
     gen, *_ = trained(Denoising(), steps=250, prediction=EDM(1.0), times=LogNormalTimes())
     draws = gen().using(DPMSolver(20)).sample((4000,))

@@ -43,6 +43,7 @@ def error(distribution, sampler, encode=False):
     return ((got - true).abs().max() / true.abs().max()).item()
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize(("schedule", "prediction"), CASES, ids=NAMES)
 @pytest.mark.parametrize(
     ("make", "order"),
@@ -57,6 +58,7 @@ def test_errors_shrink_with_the_order_of_the_method(schedule, prediction, make, 
     assert all(2**order * 0.75 < ratio < 2**order * 1.5 for ratio in ratios), (errors, ratios)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     "sampler", [DDIM(200), Heun(60), DPMSolver(100)], ids=lambda s: type(s).__name__
 )
@@ -85,6 +87,7 @@ def moments(distribution, count=10000):
     return x.mean(0), x.T.cov()
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("case", [0, 2], ids=["CosineSchedule", "VarianceExploding"])
 @pytest.mark.parametrize(
     "sampler",
@@ -138,6 +141,7 @@ def test_a_stochastic_sampler_does_not_encode():
         distribution.using(DDIM(0)).sample()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("schedule", "prediction"), CASES, ids=NAMES)
 def test_the_density_of_the_probability_flow(schedule, prediction):

@@ -112,7 +112,7 @@ def test_one_row_has_no_pairs():
         MMD()(torch.zeros(1, 2), torch.zeros(3, 2))
 
 
-@pytest.mark.table(quick=2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "measure", [MMD(), EnergyDistance(), SlicedWasserstein()], ids=lambda m: type(m).__name__
 )
@@ -133,6 +133,7 @@ def test_a_generator_matches_its_data(measure):
     assert (draws.std(0) / x.std(0) - 1).abs().max() < 0.25
 
 
+@pytest.mark.slow
 def test_a_context_is_compared_with_the_rows():
     """x = c + noise: matching x alone would let the generator ignore c."""
     c = torch.randn(500, 1)

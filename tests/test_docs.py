@@ -1,5 +1,6 @@
 """Every snippet of the documentation runs, page by page, and links inside it lead somewhere."""
 
+import ast
 import contextlib
 import io
 import re
@@ -14,6 +15,7 @@ import torch
 
 DOCS = Path(__file__).parents[1] / "docs"
 TUTORIALS = sorted((DOCS.parent / "tutorials").glob("*.py"))
+DEFINITION = ast.ClassDef | ast.FunctionDef
 GENERATED = {"_generated", "_ext", "_static", "reference"}
 PAGES = sorted(p for p in DOCS.rglob("*.md") if p.relative_to(DOCS).parts[0] not in GENERATED)
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -27,7 +29,7 @@ def snippets(page: Path) -> list[str]:
 WITH_CODE = [page for page in PAGES if snippets(page)]
 
 
-@pytest.mark.table(quick=6)
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_the_snippets_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -55,6 +57,40 @@ def test_links_inside_the_documentation_lead_somewhere(page):
         tutorial = (DOCS.parent / target.relative_to(DOCS)).with_suffix(".py")
         found = target.exists() or target.with_suffix(".md").exists() or tutorial in TUTORIALS
         assert generated or found, target
+
+
+SOURCE = re.compile(r"\{source\}`([^`]+)`")
+WITH_SOURCES = [page for page in PAGES if SOURCE.search(page.read_text())]
+
+
+def is_defined(dotted: str) -> bool:
+    """Whether a file of the package defines a name: a class, a function, or a method of a class."""
+    parts = dotted.split(".")
+    paths = [DOCS.parent.joinpath(*parts[:n]).with_suffix(".py") for n in range(1, len(parts))]
+    for depth, path in enumerate(paths, 1):
+        if path.exists():
+            body = ast.parse(path.read_text()).body
+            for name in parts[depth:]:
+                bodies = {node.name: node.body for node in body if isinstance(node, DEFINITION)}
+                if name not in bodies:
+                    return False
+                body = bodies[name]
+            return True
+    return False
+
+
+@pytest.mark.parametrize("page", WITH_SOURCES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_equations_name_code_that_exists(page):
+    assert [name for name in SOURCE.findall(page.read_text()) if not is_defined(name)] == []
+
+
+def test_every_page_of_theory_says_where_its_equations_are():
+    theory = {page for page in PAGES if page.parent.name == "theory" and "$$" in page.read_text()}
+    assert len(theory) > 8 and theory <= set(WITH_SOURCES)
+    assert is_defined("probgen.core.kinds.worst")
+    assert not is_defined("probgen.core.kinds.best")
+    assert not is_defined("probgen.models.vae.VAE.fit")
+    assert not is_defined("probgen.nowhere.vae")
 
 
 def test_every_page_stands_in_a_table_of_contents():

@@ -93,6 +93,7 @@ def test_draws_in_another_order_are_estimated_like_pyro_does():
     assert_same(value_and_grads(ELBO(), gen, X), value_and_grads(Trace_ELBO(), gen, X))
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize("sites", [("z",), ("z0", "z1")])
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_particles_average_to_the_closed_form(sites, vectorized):
@@ -310,6 +311,7 @@ def test_score_function_gradients_equal_pyros_on_the_same_draws():
     assert_same(value_and_grads(ELBO(), gen, X[:, 0]), value_and_grads(Trace_ELBO(), gen, X[:, 0]))
 
 
+@pytest.mark.slow
 def test_other_particles_as_baseline_lower_the_variance():
     gen = Discrete()
 

@@ -113,6 +113,7 @@ def test_answers_are_those_of_enumeration(limit):
             assert torch.allclose(mine[v, :k], shares, atol=1e-12) and not mine[v, k:].any()
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("limit", [2**20, 8])
 def test_draws_have_the_frequencies_of_enumeration(limit):
     torch.manual_seed(1)

@@ -89,6 +89,7 @@ def observed_log_likelihood(gen, x):
     return gen().log_prob(x).mean()
 
 
+@pytest.mark.table(quick=2)
 @forms
 def test_every_step_is_that_of_scikit_learn(name):
     x, _ = clusters()
@@ -124,6 +125,7 @@ def test_regularization_is_that_of_scikit_learn(name):
     assert result.log_likelihood[-1].item() == pytest.approx(theirs.score(x.numpy()), abs=1e-7)
 
 
+@pytest.mark.table(quick=2)
 @forms
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 def test_the_log_likelihood_rises_and_is_that_of_the_result(name, missing):
@@ -138,7 +140,7 @@ def test_the_log_likelihood_rises_and_is_that_of_the_result(name, missing):
     )
 
 
-@pytest.mark.table(quick=2)
+@pytest.mark.slow
 @forms
 def test_with_missing_entries_em_stops_where_the_gradient_is_zero(name):
     x, _ = clusters(rows=200, dims=2, components=2, distance=4.0)
@@ -152,6 +154,7 @@ def test_with_missing_entries_em_stops_where_the_gradient_is_zero(name):
     assert max(parameter.grad.abs().max() for parameter in gen.parameters()) < 1e-5 < before
 
 
+@pytest.mark.slow
 def test_missing_entries_are_integrated_out_not_filled_in():
     """Half of the second variable is lost where the first is large.
 
@@ -298,6 +301,7 @@ def test_a_wrong_m_step_is_told():
         em(Linkage(flaw=0.2), ANIMALS, max_iter=20, n_init=0)
 
 
+@pytest.mark.slow
 def test_a_collapsed_start_is_left_for_another():
     """Forty rows of noise: some components close in on three of them, depending on the start."""
     x, gen, values = torch.randn(40, 2).double(), GaussianMixture(5, 2).double(), []

@@ -173,7 +173,7 @@ def parts():
         yield from ((name, tuple(set(names) - {key})) for key in names if len(names) > 2)
 
 
-@pytest.mark.table(quick=60)
+@pytest.mark.table(quick=4)
 @pytest.mark.parametrize(("name", "frozen"), list(parts()))
 @pytest.mark.parametrize("holes", [False, True])
 def test_frozen_parameters_stay_and_the_likelihood_rises(name, frozen, holes):
@@ -221,7 +221,7 @@ def test_with_frozen_parameters_em_stops_where_the_gradient_of_the_others_is_zer
 # data far from zero
 
 
-@pytest.mark.table(quick=30)
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("shift", [1e3, 1e4, 1e5, 1e6])
@@ -244,7 +244,7 @@ def test_data_far_from_zero_have_the_same_likelihood(name, dtype, shift):
 # weights
 
 
-@pytest.mark.table(quick=24)
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("holes", [False, True])
 def test_whole_weights_are_repeated_rows(name, holes):
@@ -391,6 +391,7 @@ ASKED = {
 }
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize("name", ASKED)
 def test_what_was_asked_for_does_not_warn_and_the_penalized_likelihood_rises(name):
     x = made(name)[1]
@@ -407,7 +408,7 @@ def test_what_was_asked_for_does_not_warn_and_the_penalized_likelihood_rises(nam
         assert gen.expect(x)[0] - gen.penalty(statistics) > before - 1e-7
 
 
-@pytest.mark.table(quick=8)
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("chain", [False, True])
@@ -580,6 +581,7 @@ def test_parents_that_are_functions_of_each_other_are_named():
         em(gen, x)
 
 
+@pytest.mark.table(quick=5)
 @pytest.mark.parametrize("name", [name for name, (_, event) in ALL.items() if len(event) == 2])
 def test_sequences_of_different_lengths_are_a_list_or_padded(name):
     gen, x = started(name)

@@ -96,6 +96,7 @@ def test_answers_given_likelihoods_are_those_of_enumeration(known, likelihood):
         assert pair[value, other].item() == pytest.approx(given[both].sum().item(), abs=1e-12)
 
 
+@pytest.mark.table(quick=2)
 @CASES
 def test_a_network_given_likelihoods_is_a_model(known, likelihood):
     gen = network()
@@ -351,6 +352,7 @@ def test_a_likelihood_far_away_leaves_barren_nodes_out():
 # independence
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("seed", range(4))
 def test_d_separation_is_independence_under_random_tables(seed):
     """Random tables hide no dependence: independent in numbers if and only if separated."""

@@ -46,7 +46,7 @@ def assert_same_draws(new, distribution):
     assert ((one.mean(0) - other.mean(0)).abs() <= 5 * error + 1e-6).all()
 
 
-@pytest.mark.table(quick=60)
+@pytest.mark.table(quick=11)
 @pytest.mark.parametrize("member", ZOO, ids=lambda member: member.name)
 @torch.no_grad()
 def test_expanded_distributions_are_those_broadcast_by_hand(member):
@@ -73,6 +73,7 @@ def test_expanded_distributions_are_those_broadcast_by_hand(member):
             once.expand((4, *batch))
 
 
+@pytest.mark.table(quick=7)
 @pytest.mark.parametrize("member", ZOO, ids=lambda member: member.name)
 @torch.no_grad()
 def test_copies_of_expanded_distributions_are_the_same(member):

@@ -132,6 +132,7 @@ def test_ppca_in_closed_form_by_em_and_by_scikit_learn_agree():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_em_ends_at_a_stationary_point_of_the_likelihood_with_missing_entries(family):
     x, gen = data(missing=0.3).double(), family(D, factors=K).double()
@@ -154,6 +155,7 @@ def test_ppca_with_missing_entries_finds_the_distribution_of_the_complete_data()
     assert gap < 2.5 * parameters / (2 * 4000 * 0.7)
 
 
+@pytest.mark.slow
 def test_gradients_climb_to_the_same_likelihood_as_em():
     x, climbed, gen = data(missing=0.1), PPCA(D, factors=K), PPCA(D, factors=K)
     fit(

@@ -65,6 +65,7 @@ def parameters(gen):
     return torch.cat([p.detach().reshape(-1) for p in gen.parameters()])
 
 
+@pytest.mark.slow
 def test_maximum_likelihood_of_a_gaussian_is_its_moments():
     x, gen = rows(500), Normal()
     history = fit(gen, x, steps=400, optimizer=adam(0.05), batch_size=500, seed=0)
@@ -106,6 +107,7 @@ def test_minibatch_loss_is_unbiased_for_models_with_globals():
         torch.testing.assert_close(torch.stack(parts).mean(), exact)
 
 
+@pytest.mark.slow
 def test_programs_train_on_minibatches():
     y = rows(4000)[:, 0]
 
@@ -122,6 +124,7 @@ def test_programs_train_on_minibatches():
     assert not list(pyro.get_param_store())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_leaves_the_callers_random_state():
     runs = []
     for _ in range(2):
@@ -148,6 +151,7 @@ def settings(path):
     }
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     "data",
     [lambda: rows(), lambda: DataLoader(TensorDataset(rows()), batch_size=16, shuffle=True)],
@@ -183,6 +187,7 @@ def weighted(values, decay):
     return (weights @ torch.stack(values).double() / weights.sum()).float()
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.9999, 1 - 1e-9])
 @pytest.mark.parametrize("compile", [False, True])
 def test_the_average_of_the_weights_holds_none_from_before_the_first_step(
@@ -226,6 +231,7 @@ def test_patience_restores_the_best_state():
     assert torch.equal(parameters(gen), min(states, key=lambda s: s[0])[1])
 
 
+@pytest.mark.slow
 def test_patience_speaks_for_the_loss():
     """A falling training loss is no reason to train on where held-out rows have said enough."""
     watched = {
@@ -318,6 +324,7 @@ def test_history_plots(tmp_path):
     assert [len(line.get_xdata()) for line in ax.lines] == [4, 2]
 
 
+@pytest.mark.slow
 def test_mixed_precision_follows_full_precision():
     runs = []
     for precision in ("32-true", "bf16-mixed"):
@@ -329,6 +336,7 @@ def test_mixed_precision_follows_full_precision():
     assert sum(runs[1]) == pytest.approx(sum(runs[0]), rel=0.02)
 
 
+@pytest.mark.slow
 def test_pyros_own_objectives_train_the_same_model():
     from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 

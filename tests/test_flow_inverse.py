@@ -111,6 +111,7 @@ def test_histograms_are_inverted_with_their_slopes():
     torch.testing.assert_close(inverse_ladj, -ladj)
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 @pytest.mark.parametrize("scale", [1.0, 3.0, 1e3])
 @pytest.mark.parametrize("family", [AutoregressiveFlow, CouplingFlow], ids=name)

@@ -20,6 +20,7 @@ from probgen.distributions.flows.couplings import (
     OptimalTransport,
 )
 from probgen.distributions.flows.fixed_steps import Euler, Midpoint, Trapezoid
+from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.matching import StraightPath, TrigonometricPath
 from probgen.distributions.flows.ode import Adaptive, Rademacher, RungeKutta
 from probgen.models.empirical import Empirical
@@ -99,6 +100,7 @@ class TwoPoints(nn.Module):
         return velocity + (functions * self.weights).sum(-1, keepdim=True)
 
 
+@pytest.mark.slow
 def test_the_loss_is_least_at_the_conditional_expectation():
     """Its gradient is zero there, in the direction of any function.
 
@@ -144,6 +146,7 @@ def test_optimal_pairs_are_those_of_all_permutations():
     )
 
 
+@pytest.mark.slow
 def test_drawn_pairs_keep_the_distribution_of_the_base():
     """Every draw of the base is met once on average."""
     torch.manual_seed(0)
@@ -178,6 +181,7 @@ def banana(count):
     return torch.stack((first, first.square() - 1 + 0.3 * torch.randn(count)), -1)
 
 
+@pytest.mark.slow
 def test_a_trained_flow_has_a_density_that_integrates_to_one_and_draws_that_have_it():
     torch.manual_seed(0)
     gen = FlowMatching(TimeMLP(2, [32, 32]), (2,), coupling=OptimalTransport())
@@ -204,6 +208,7 @@ def disturbed(net, amount=0.1):
     return net
 
 
+@pytest.mark.slow
 def test_the_density_of_images_is_that_of_a_change_of_variables():
     torch.manual_seed(0)
     net = disturbed(UNet((1, 3, 2), width=8, multipliers=(1, 1), heads=2), 0.04)
@@ -265,17 +270,30 @@ class ByContext(nn.Module):
         return torch.zeros_like(x) if context is None else x * 0 + context.nan_to_num(0.0)
 
 
-def test_guidance_extrapolates_velocities_and_the_loss_knows_nothing_of_it():
-    gen = FlowMatching(ByContext(), (2,), guidance=3.0, solver=RungeKutta(2)).eval()
+def test_guidance_extrapolates_velocities_and_neither_loss_nor_density_knows_of_it():
+    gen = FlowMatching(ByContext(), (2,), solver=RungeKutta(2)).eval()
     context, z = torch.tensor([[1.0, -0.5]]).expand(5, 2), torch.randn(5, 2)
-    torch.testing.assert_close(gen(context).transform.inv(z), z - 3 * context)
+    plain, guided = gen(context), gen(context).using(guidance=3.0)
+    torch.testing.assert_close(guided.drawn_through.inv(z), z - 3 * context)
+    draws = Pushforward(guided.base_dist, guided.drawn_through)  # which have a density of their own
     normal = dist.Normal(-3 * context, 1.0).to_event(1)
-    torch.testing.assert_close(gen(context).log_prob(z), normal.log_prob(z))
-    torch.manual_seed(0)
-    guided = gen(context).denoising_loss(z)
-    torch.manual_seed(0)
-    plain = FlowMatching(ByContext(), (2,)).eval()(context).denoising_loss(z)
-    torch.testing.assert_close(guided, plain)
+    torch.testing.assert_close(draws.log_prob(z), normal.log_prob(z))
+    torch.testing.assert_close(guided.log_prob(z), plain.log_prob(z))
+    losses = []
+    for distribution in (plain, guided):
+        torch.manual_seed(0)
+        losses.append(distribution.denoising_loss(z))
+    torch.testing.assert_close(*losses)
+
+
+def test_a_guided_flow_has_no_reparameterized_draws():
+    gen = FlowMatching(ByContext(), (2,), solver=RungeKutta(2)).eval()
+    guided = gen(torch.ones(5, 2)).using(guidance=3.0)
+    assert gen(torch.ones(5, 2)).has_rsample and not guided.has_rsample
+    with pytest.raises(NotImplementedError, match=r"use sample\(\)"):
+        guided.rsample()
+    for again in (guided.using(RungeKutta(3)), guided.expand((4, 5))):
+        assert not again.has_rsample and again.sample().shape == again.shape()
 
 
 def test_contexts_are_dropped_at_their_rate_in_training_alone():
@@ -331,6 +349,7 @@ def test_losses_of_rows_and_draws_are_row_by_row_and_repeatable():
     assert gen(context).sample((3,)).shape == (3, 6, 2)
 
 
+@pytest.mark.slow
 def test_steps_are_recorded_unless_pairs_depend_on_values():
     x = torch.randn(16, 2)
     for coupling in (IndependentCoupling(), EntropicTransport()):

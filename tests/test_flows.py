@@ -71,6 +71,7 @@ def jacobians(f, x):
     return full[torch.arange(len(x)), :, torch.arange(len(x))]
 
 
+@pytest.mark.table(quick=8)
 @pytest.mark.parametrize("name", FLOWS)
 def test_the_density_is_that_of_a_change_of_variables(name):
     distribution = built(name).double()()
@@ -82,7 +83,7 @@ def test_the_density_is_that_of_a_change_of_variables(name):
     torch.testing.assert_close(distribution.log_prob(x), expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.table(quick=3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLOWS)
 def test_the_density_integrates_to_one_and_depends_on_the_context(name):
     flow = built(name, context=3).double()
@@ -97,7 +98,7 @@ def test_the_density_integrates_to_one_and_depends_on_the_context(name):
     assert (log_prob - other).abs().max() > 0.1
 
 
-@pytest.mark.table(quick=3)
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("name", FLOWS)
 def test_samples_have_the_density(name):
     """Frequencies of quadrants against integrals of the density."""
@@ -272,6 +273,7 @@ def test_estimates_of_the_trace_are_right_on_average():
     assert draws.std(0).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_solvers_agree_on_values_and_gradients():
     torch.manual_seed(0)
     flow, context = (
@@ -293,6 +295,7 @@ def test_solvers_agree_on_values_and_gradients():
         flow(context).log_prob(x)
 
 
+@pytest.mark.slow
 def test_a_flow_learns_a_density_that_is_known():
     """A wave with noise, whose entropy is known."""
     torch.manual_seed(0)
@@ -314,6 +317,7 @@ def test_a_flow_learns_a_density_that_is_known():
         assert -0.1 < -flow().log_prob(test).mean() - entropy < 0.2
 
 
+@pytest.mark.slow
 def test_compiled_steps_agree():
     torch.manual_seed(0)
     x, losses = torch.randn(64, 3), []
@@ -325,6 +329,7 @@ def test_compiled_steps_agree():
     torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_flow_as_encoder_and_as_prior():
     """The bound is log p(x) on average where the encoder is the posterior.
 

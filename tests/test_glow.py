@@ -100,6 +100,7 @@ def test_initialization_standardizes_what_reaches_every_layer():
         rows = y[:, : scale.kept]
 
 
+@pytest.mark.slow
 def test_correlated_pixels_are_learned():
     torch.manual_seed(4)
     factor = torch.tensor(

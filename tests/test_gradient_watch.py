@@ -143,6 +143,7 @@ NAMED = {
 }
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize("kind", NAMED)
 @pytest.mark.parametrize("batch_size", [8, 40])
 def test_parameters_without_gradient_are_named_once(kind, batch_size):
@@ -185,6 +186,7 @@ SILENT = {
 }
 
 
+@pytest.mark.table(quick=3)
 @pytest.mark.parametrize("kind", SILENT)
 def test_others_are_not(kind):
     make, objective, options = SILENT[kind]
@@ -206,12 +208,14 @@ def test_looking_changes_nothing():
     assert plain == watched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a head that nobody uses", "an encoder that rounds"])
 def test_compiled_steps_are_looked_at_too(kind, replayed):
     make, objective, names = NAMED[kind]
     assert run(make(), objective, compile=True).without_gradient == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["layers that start at zero", "a warm-up that begins at zero"])
 def test_compiled_steps_raise_no_false_alarm(kind, replayed):
     make, objective, _ = SILENT[kind]

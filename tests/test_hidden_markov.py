@@ -98,6 +98,7 @@ def test_the_gradient_is_that_of_the_value(case):
     assert torch.autograd.gradcheck(value, inputs)
 
 
+@pytest.mark.table(quick=4)
 @pytest.mark.parametrize("states", [3, 6])
 @pytest.mark.parametrize("case", CASES[:4], ids=str)
 def test_what_is_recorded_gives_the_same_value_and_gradient(case, states):

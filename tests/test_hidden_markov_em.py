@@ -61,6 +61,7 @@ def data(make, rows: int = 30) -> torch.Tensor:
     return x
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_em_climbs_to_where_the_gradient_is_zero(name):
     x = data(FAMILIES[name])
@@ -120,6 +121,7 @@ def test_chunks_of_sequences_add_up():
         torch.testing.assert_close(sum(part[1][name] for part in parts), statistic)
 
 
+@pytest.mark.slow
 def test_what_is_forbidden_stays_forbidden():
     """A chain from left to right: it starts in the first state and never goes back."""
     torch.manual_seed(0)
@@ -156,6 +158,7 @@ def test_a_state_that_nothing_visits_gets_the_distribution_of_all_and_costs_noth
     assert gen().log_prob(x.double()).sum() > value
 
 
+@pytest.mark.slow
 def test_em_and_gradients_agree():
     x = data(FAMILIES["counts"], 40)
     by_em, by_gradient = counts(), counts()

@@ -89,6 +89,7 @@ def test_exact_models_are_imputed_by_their_conditional():
     assert_moments(done.draws, distribution, X)
 
 
+@pytest.mark.slow
 def test_chains_with_a_poor_guide_reach_the_conditional_gaussian(poor):
     done = impute(poor, X, draws=1500, num_steps=120)
     assert (
@@ -99,6 +100,7 @@ def test_chains_with_a_poor_guide_reach_the_conditional_gaussian(poor):
     assert_moments(done.draws, conditional(poor.marginal(), X, ~X.isnan()), X)
 
 
+@pytest.mark.slow
 def test_without_the_metropolis_correction_they_do_not(poor, monkeypatch):
     monkeypatch.setattr(module, "_accept", lambda log_ratio: log_ratio < math.inf)
     done = impute(poor, X, draws=1500, num_steps=120)
@@ -106,6 +108,7 @@ def test_without_the_metropolis_correction_they_do_not(poor, monkeypatch):
         assert_moments(done.draws, conditional(poor.marginal(), X, ~X.isnan()), X, slack=20)
 
 
+@pytest.mark.slow
 def test_decoders_with_correlated_coordinates_are_conditioned():
     noise = torch.full((4, 4), 0.4) + 0.2 * torch.eye(4)
     gen = LinearGaussian(LOADINGS, noise, spread=1.2)
@@ -113,6 +116,7 @@ def test_decoders_with_correlated_coordinates_are_conditioned():
     assert_moments(done.draws, conditional(gen.marginal(), X, ~X.isnan()), X)
 
 
+@pytest.mark.slow
 def test_variational_autoencoder_with_a_linear_decoder():
     """Heads, an encoder that is wide and was never trained.
 
@@ -148,6 +152,7 @@ class Layers(LatentVariableModel):
                 pyro.sample("z1", dist.Normal(0.7 * x.mT + 0.2 * z2, 0.5))
 
 
+@pytest.mark.slow
 def test_several_latents_and_inner_plates():
     x = torch.tensor([[2.0, NAN], [NAN, -1.0]])
     done = impute(Layers(), x, draws=3000, num_steps=60)
@@ -221,6 +226,7 @@ class UnknownMean(LatentVariableModel):
             pyro.sample("z", dist.Normal((x - mu).mean(-1) * 2 / 3, (1 / 3) ** 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local", [True, False])
 def test_globals_come_from_the_guide(local):
     x = torch.tensor([[5.0, NAN]])
@@ -300,6 +306,7 @@ def test_what_cannot_be_done_says_so():
         impute(Variant(encoder=encoder), x, draws=0)
 
 
+@pytest.mark.slow
 def test_a_bayesian_mixture_agrees_with_the_mixture_at_its_globals():
     """A guide that is almost a point makes the draws those of an ordinary mixture.
 

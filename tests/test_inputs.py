@@ -37,7 +37,7 @@ def failures(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.trial.outcome in (BARE, WRONG)]
 
 
-@pytest.mark.table(quick=3)
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "door"), PAIRS)
 def test_no_input_is_silently_wrong_or_refused_in_foreign_words(family, door):
     found = samples if family == SAMPLES else None
@@ -118,6 +118,7 @@ DOORS = {
 BLOBS = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.table(quick=7)
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_list_of_rows_is_the_tensor_of_them_at_every_door(form, door):

@@ -94,7 +94,7 @@ def interrupted(path, place, sent, after, **settings):
     return count[0] >= call
 
 
-@pytest.mark.table(quick=20)
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize(("place", "sent", "after"), EAGER)
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(place, sent, after, tmp_path):
     before = signal.getsignal(signal.SIGINT)
@@ -104,6 +104,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(place, sent, after, tm
     identical(whole(), run(tmp_path / "state", resume=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "sent", "after"), COMPILED)
 def test_so_does_a_compiled_one(place, sent, after, tmp_path, monkeypatch):
     monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)  # replayed
@@ -111,6 +112,7 @@ def test_so_does_a_compiled_one(place, sent, after, tmp_path, monkeypatch):
     identical(whole(), run(tmp_path / "state", resume=True, compile=True), exact=False)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("sent", SENT)
 def test_batches_of_a_loader_go_on_as_well(sent, tmp_path):
     def loader():
@@ -230,6 +232,7 @@ def test_em_leaves_the_best_start_whatever_ends_it(error, monkeypatch):
     torch.testing.assert_close(dict(gen.state_dict()), dict(fewer.state_dict()), rtol=0, atol=0)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("sampler", [PyroNUTS(), Nutpie()])
 def test_mcmc_keeps_the_draws_of_the_first_chain(sampler):
     if isinstance(sampler, Nutpie):

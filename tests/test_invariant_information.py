@@ -96,6 +96,7 @@ def test_the_balance_may_rise():
     )
 
 
+@pytest.mark.slow
 def test_clusters_are_what_the_views_do_not_change():
     label = torch.arange(240) % 3
     x = CENTRES[label] + 0.4 * torch.randn(240, 2)

@@ -148,6 +148,7 @@ def enumerated(process):
     )
 
 
+@pytest.mark.table(quick=1)
 @by_process
 def test_bound_is_the_enumerated_one_below_the_enumerated_truth(process):
     torch.manual_seed(0)
@@ -249,6 +250,7 @@ def test_absorbing_bound_is_the_mean_over_orders():
     )
 
 
+@pytest.mark.slow
 def test_missing_labels_are_revealed_given_the_others():
     """Predictions that are the conditionals of one table, whatever is masked.
 

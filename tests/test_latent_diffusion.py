@@ -85,7 +85,7 @@ PRIORS = {
 }
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRIORS)
 def test_a_prior_fitted_to_codes_is_the_distribution_of_the_codes(name):
     """With the posterior of the truth as encoder the codes of data are normal with the covariance

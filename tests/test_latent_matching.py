@@ -119,7 +119,7 @@ def matched(prior, matcher, steps=250):
     return x, gen
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MMD", "critic"])
 def test_codes_follow_the_prior(name):
     """By MMD (WAE) and by a critic (AAE), with a deterministic encoder.

@@ -19,6 +19,8 @@ BELOW = {
     "scoring": {"core", "compile"},
     "sampling": {"core", "compile"},
     "nn": set(),
+    "text": set(),
+    "datasets": {"captions"},
     "samplers": set(),
     "heads": {"core"},
     "distributions": {"core", "samplers", "heads"},
@@ -30,10 +32,18 @@ BELOW = {
     "train": {"core", "compile", "objectives", "diagnostics"},
 }
 TOP = {"testing"}
-NAMESPACES = {"flows", "diffusion", "energy", "sequences", "graphical"}  # lists of public names
+NAMESPACES = {  # lists of public names
+    "flows",
+    "diffusion",
+    "energy",
+    "sequences",
+    "graphical",
+    "guidance",
+    "latents",
+}
 BELOW |= {name: set(BELOW) - {"models"} for name in TOP}
 BELOW |= {name: {*BELOW, "bif"} for name in NAMESPACES}
-TORCH_AND_PYRO_ONLY = {"core", "compile", "nn", "samplers", "heads"}
+TORCH_AND_PYRO_ONLY = {"core", "compile", "nn", "samplers", "heads", "text", "captions"}
 BARE = {"torch", "pyro", "probgen"} | set(sys.stdlib_module_names)
 EVERYWHERE = ("probgen.core.checks", "probgen.libraries")  # they import nothing of the project
 LIGHT = BARE | {"numpy", "safetensors", "tqdm", "zuko"}
@@ -275,6 +285,7 @@ def test_nothing_concrete_is_overridden():
     assert concrete_overrides(package()) == []
 
 
+@pytest.mark.slow
 def test_importing_probgen_loads_no_heavy_library():
     heavy = [
         "arviz",

@@ -109,7 +109,7 @@ def pyros_own(model, batch, nesting):
     return log_density, natural
 
 
-@pytest.mark.table(quick=3)
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(("model", "batch", "nesting"), MODELS.values(), ids=list(MODELS))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-4)])
 def test_value_gradient_and_transforms_are_pyros(model, batch, nesting, dtype, tolerance):

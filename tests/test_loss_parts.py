@@ -146,6 +146,7 @@ def total(history):
     return sum(weights.get(name, 1.0) * np.array(part) for name, part in history.parts.items())
 
 
+@pytest.mark.table(quick=6)
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_sum_to_the_loss(kind):
     make, objective, names = KINDS[kind]
@@ -210,7 +211,7 @@ def test_the_reconstruction_is_that_of_the_decoder():
     assert history.parts["reconstruction"] == pytest.approx([truth.item()], rel=1e-3)
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("particles", [1, 3])
 def test_the_divergence_of_enumerated_classes_is_their_sum(particles):
     torch.manual_seed(0)

@@ -115,6 +115,7 @@ def test_missing_spins_are_summed_out_and_drawn():
     assert done.kind == "exact" and (shares - truth).abs().max() < 5 * (0.25 / 20_000) ** 0.5
 
 
+@pytest.mark.slow
 def test_maximum_likelihood_matches_moments():
     """At the optimum of an exponential family the model's marginals of edges are those of the data."""
     torch.manual_seed(0)
@@ -149,6 +150,7 @@ def test_too_wide_fields_are_unnormalized_and_elbo_refuses_them():
         gen().log_prob(torch.full((1, 4, 4), torch.nan))
 
 
+@pytest.mark.slow
 def test_gibbs_chains_have_the_distribution_of_the_exact_field():
     torch.manual_seed(0)
     gen = random_field((2, 3), grid_edges(2, 3), levels=3)
@@ -195,6 +197,7 @@ def test_pseudo_likelihood_is_the_sum_of_conditionals():
     assert torch.allclose(PseudoLikelihood()(gen.model, gen.guide)(x), -total.sum(), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_pseudo_likelihood_recovers_the_coupling_of_a_wide_field():
     """Consistent: 60 exact draws of 8 x 8 spins, fitted without log Z."""
     torch.manual_seed(0)

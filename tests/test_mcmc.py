@@ -37,6 +37,7 @@ class NormalMeans(LatentVariableModel):
         raise AssertionError("MCMC must not run the guide")
 
 
+@pytest.mark.slow
 def test_local_latents_have_their_conjugate_posteriors():
     x = torch.linspace(-3, 3, 60)
     chains = run(NormalMeans(), x)
@@ -57,6 +58,7 @@ def expectation(log_density, *grids):
     return [(mass * point.flatten()).sum().item() for point in points]
 
 
+@pytest.mark.slow
 def test_enumerated_sites_are_summed_out():
     def model(x):
         rate = pyro.sample("rate", dist.Beta(2.0, 1.0))
@@ -81,6 +83,7 @@ EFFECTS = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
+@pytest.mark.slow
 def test_eight_schools():
     def model(errors, y):
         mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
@@ -99,6 +102,7 @@ def test_eight_schools():
         assert abs(draws[name].mean().item() - mean) < 4 * draws[name].std().item() / 40**0.5
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_the_trajectories():
     def model(x):
         rate = pyro.sample("rate", dist.Gamma(3.0, 2.0))
@@ -123,6 +127,7 @@ def test_statistics_are_those_of_the_trajectories():
     assert stats["tree_depth"].max() <= 3
 
 
+@pytest.mark.slow
 def test_diverging_transitions_are_marked():
     def cliff(x):
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
@@ -146,6 +151,7 @@ def test_seeds_make_chains_reproducible_and_leave_the_generator_alone():
     assert not torch.equal(*unseeded)
 
 
+@pytest.mark.slow
 def test_chains_start_where_told():
     def two_modes(x):
         mode = pyro.sample("mode", dist.Normal(torch.zeros(2), 100.0).to_event(1))
@@ -173,6 +179,7 @@ def grouped(x):
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+@pytest.mark.slow
 def test_plain_pyro_models_may_nest_plates():
     chains = run(grouped, torch.tensor([[1.0, 3.0], [2.0, 0.0], [3.0, 3.0]]), draws=150)
     assert chains.draws["z"].shape == (1, 150, 3, 2)
@@ -180,6 +187,7 @@ def test_plain_pyro_models_may_nest_plates():
     assert (loc.mean(0) - torch.tensor([1.2, 1.2])).abs().max() < 5 * (0.4 / 50) ** 0.5
 
 
+@pytest.mark.slow
 def test_double_precision_leaves_the_model_alone():
     distribution = Fixed(dist.Normal, 0, loc=torch.tensor(0.1), scale=torch.tensor(1.0))
 
@@ -201,6 +209,7 @@ class Fitted(NormalMeans):
             pyro.sample("z", dist.Normal(0.8 * x, 0.2**0.5))
 
 
+@pytest.mark.slow
 def test_warmup_is_kept_on_request_and_goes_to_arviz():
     x = torch.zeros(3)
     chains = run(Fitted(), x, draws=20, tune=30, chains=2, save_warmup=True, dtype=torch.float64)
@@ -221,6 +230,7 @@ def test_warmup_is_kept_on_request_and_goes_to_arviz():
     assert run(Fitted(), x, draws=2, tune=2).warmup is None
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("guide", [Fitted(), Fitted().guide])
 def test_guides_give_starts_and_scales(guide):
     x = torch.tensor([3.0, -50.0])

@@ -317,6 +317,7 @@ NEEDING = {
     ),
     "DReG": lambda: pg.objectives.DReG(4),
     "DenoisingScoreMatching": lambda: pg.objectives.DenoisingScoreMatching(0.1),
+    "FactorVAE": lambda: pg.objectives.FactorVAE(MLP(2, [4], 1)),
     "Hybrid": lambda: pg.objectives.Hybrid(pg.ELBO()),
     "IWAE": lambda: pg.objectives.IWAE(4),
     "MatchedLatents": None,  # it asks for latents first

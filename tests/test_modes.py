@@ -25,7 +25,7 @@ def batch_norm_generator() -> nn.Module:
 
 def dropping_diffusion() -> pg.Diffusion:
     net = pg.nn.TimeMLP(2, [8], embedding=8, context=2)
-    return pg.Diffusion(net, (2,), sampler=pg.diffusion.DDIM(3), context_dropout=0.9, guidance=2.0)
+    return pg.Diffusion(net, (2,), sampler=pg.diffusion.DDIM(3), context_dropout=0.9)
 
 
 def dropping_flow() -> pg.FlowMatching:
@@ -138,7 +138,7 @@ def one_layer_frozen(gen: nn.Module) -> nn.Module:
     return gen
 
 
-@pytest.mark.table(quick=40)
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("member", SENSITIVE + ZOO, ids=lambda member: member.name)
 def test_inference_is_the_same_in_both_modes_and_changes_nothing(member: Member):
     gen, batch = member.gen(), member.data()
@@ -231,6 +231,7 @@ def test_a_density_that_stays_random_in_eval_mode_is_not_exact(name, rows):
     assert same == (kind == "exact")
 
 
+@pytest.mark.table(quick=5)
 @pytest.mark.filterwarnings("error:the density of")
 @pytest.mark.parametrize("member", ZOO, ids=lambda member: member.name)
 def test_exact_scores_of_the_zoo_draw_nothing(member):

@@ -133,6 +133,7 @@ def test_the_jacobian_of_deep_nade_is_triangular_in_any_order():
     assert torch.equal((logits != 0)[order][:, order], torch.ones(4, 4).tril(-1).bool())
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("dims", [1, 2])
 def test_densities_of_real_vectors_integrate_to_one(dims):
     line = torch.linspace(-25, 25, 501, dtype=torch.float64)

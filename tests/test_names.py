@@ -1,6 +1,7 @@
 """One name for one thing: public names, Pyro's, and those of the modules of the package."""
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -49,7 +50,24 @@ def test_one_name_of_a_class_or_function_is_one_thing():
     } == {}
 
 
+def unbounded(source):
+    """What docstrings say of ``max_rows`` where it is no bound on what is handled at once."""
+    entries = re.findall(r"\n +max_rows : .*((?:\n {8,}.*)+)", source)
+    texts = [" ".join(entry.split()) for entry in entries]
+    return [text for text in texts if not re.search(r"\bat (once|a time)\b|in place of", text)]
+
+
+def test_max_rows_bounds_memory_and_rows_that_are_chosen_have_another_name():
+    told = [path.read_text() for path in ROOT.rglob("*.py")]
+    assert sum(source.count("max_rows : int") for source in told) > 10
+    assert [text for source in told for text in unbounded(source)] == []
+
+
 def test_rules_find_what_breaks_them():
+    assert unbounded(
+        "\n    max_rows : int\n        Rows that are\n        scored.\n    seed : int"
+    ) == ["Rows that are scored."]
+    assert unbounded("\n    max_rows : int\n        Rows scored at once.\n") == []
     assert alike(["Loo", "loo", "fit"]) == [["Loo", "loo"]]
     assert twice({"a.py": "class A: pass", "b.py": "def A(): pass\ndef _b(): pass"}) == {
         "A": ["a.py", "b.py"]

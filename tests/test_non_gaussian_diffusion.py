@@ -117,6 +117,7 @@ def test_mixture_marginal_and_posterior_are_those_of_one_component_per_entry():
         same_distribution((back * states[t]).flatten(), (states[s] * states[t]).flatten())
 
 
+@pytest.mark.table(quick=1)
 @by_process
 def test_posteriors_take_each_marginal_to_the_earlier_one(process):
     torch.manual_seed(1)
@@ -189,6 +190,7 @@ def test_large_shapes_are_normal_distributions_even_in_single_precision():
     same_distribution(beta.sample((N,)) / beta.variance.sqrt(), torch.randn(N))
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     "q",
     [
@@ -255,6 +257,7 @@ def quadrature(process, predict, x, grid):
     return log_p
 
 
+@pytest.mark.table(quick=2)
 @by_process
 def test_bound_is_below_the_truth(process):
     torch.manual_seed(0)
@@ -270,6 +273,7 @@ def test_bound_is_below_the_truth(process):
     assert (total.exp().sum() * 0.06).item() == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.table(quick=1)
 @by_process
 def test_bound_is_the_sum_over_all_steps(process):
     """Each divergence by the log-ratio of draws from the distributions, step after step."""
@@ -327,6 +331,7 @@ def test_gaussian_bound_is_the_analytic_one():
     assert truth > entropy
 
 
+@pytest.mark.table(quick=1)
 @by_process
 def test_gradients_by_the_data_are_those_of_the_expected_bound(process):
     """So that a diffusion may be the prior of another model."""
@@ -387,6 +392,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_draws_with_an_exact_denoiser_follow_the_data(name, sampler):
@@ -404,6 +410,7 @@ def test_draws_with_an_exact_denoiser_follow_the_data(name, sampler):
     assert (x > 0).double().mean().item() == pytest.approx(0.5, abs=0.13 if biased else 0.03)
 
 
+@pytest.mark.slow
 def test_draws_of_normal_data_have_their_moments():
     torch.manual_seed(0)
     spread = 0.5

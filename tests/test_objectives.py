@@ -381,7 +381,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.table(quick=6)
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     ("objective", "make"), PAIRS, ids=lambda part: getattr(part, "__name__", type(part).__name__)
 )

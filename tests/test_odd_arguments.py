@@ -112,6 +112,7 @@ def test_large_unsigned_integers_stay_positive():
     assert rows_from("x", large[:, 1:], torch.float64).dtype == torch.int64
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize(
     "form", [pd.DataFrame, np.ndarray.tolist, lambda a: a.astype(">f4"), lambda a: a.astype(object)]
 )
@@ -123,6 +124,7 @@ def test_a_report_takes_real_rows_in_any_form(form):
     assert str(found) == str(expected)
 
 
+@pytest.mark.table(quick=21)
 @pytest.mark.parametrize("member", ZOO, ids=lambda member: member.name)
 def test_no_draws_have_the_shape_and_dtype_of_draws(member):
     gen = member.gen()

@@ -52,6 +52,7 @@ def close(draws, distribution, tolerance=4.0):
     assert ((draws.var(0) / distribution.variance - 1).abs() < tolerance * (2 / n) ** 0.5).all()
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_posterior_draws_have_the_conjugate_moments_and_deterministic_sites_follow(vectorized):
     program = Program(normal_mean, exact_guide, vectorized=vectorized)
@@ -177,6 +178,7 @@ def test_predictive_takes_draws_from_elsewhere_and_new_covariates():
     torch.testing.assert_close(found["y"], expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_prior_predictive_is_the_joint_distribution_and_does_not_look_at_the_data(vectorized):
     program = Program(normal_mean, vectorized=vectorized)

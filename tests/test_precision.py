@@ -31,7 +31,7 @@ def check_same(distribution, found, want):
         torch.testing.assert_close(found.to(want), want, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.table(quick=55)
+@pytest.mark.table(quick=14)
 @members
 @torch.no_grad()
 def test_rows_of_another_precision_are_scored_or_refused_with_advice_that_helps(member):
@@ -52,7 +52,7 @@ def test_rows_of_another_precision_are_scored_or_refused_with_advice_that_helps(
         check_same(distribution, found, want)
 
 
-@pytest.mark.table(quick=71)
+@pytest.mark.table(quick=20)
 @members
 @torch.no_grad()
 def test_rows_of_a_model_in_double_precision(member):

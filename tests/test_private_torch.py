@@ -59,6 +59,7 @@ def test_operations_of_a_recording_share_one_mode_of_shapes():
     assert len(shapes) == 3 and {value.fake_mode for value in shapes} == {mode}
 
 
+@pytest.mark.slow
 def test_inductor_offers_what_is_asked_of_it():
     private_torch.load_compiler()
     assert private_torch.known_options({"fallback_random": True, "no such option": True}) == {

@@ -44,6 +44,7 @@ def environment(monkeypatch):
         monkeypatch.setenv(name, os.environ.get(name, ""))
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("kind", COUNTS)
 def test_shared_files_are_whole_and_everyone_gets_an_answer(kind):
     found = robustness.events(kind, COUNTS[kind])
@@ -51,7 +52,7 @@ def test_shared_files_are_whole_and_everyone_gets_an_answer(kind):
     assert +found.outcomes == Counter()
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "at"),
     [

@@ -162,6 +162,7 @@ def test_initialize_gives_the_moments_of_the_rows():
     )
 
 
+@pytest.mark.slow
 def test_maximum_likelihood_by_fit_where_it_is_exact():
     x = torch.tensor([[1.0, 1, 0], [0, 0, 1], [1, 1, 1]]).repeat(20, 1)
     rbm = RBM(BernoulliUnits(3), 4)

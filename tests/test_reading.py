@@ -57,7 +57,7 @@ def mean_and_spread(y, prior=1.0, noise=1.0):
 # ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [AutoNormalMessenger, AutoHierarchicalNormalMessenger, AutoRegressiveMessenger]
 )
@@ -129,6 +129,7 @@ def test_a_guide_that_cannot_take_mini_batches_says_so_or_takes_all_rows():
         pg.fit(pg.Program(local, guide), [y[:100], y[100:]], steps=2, progress=False)
 
 
+@pytest.mark.slow
 def test_point_estimates_have_no_leave_one_out_and_no_khat():
     y = torch.tensor([3.0, -2, 1, 0, 2, -4])
     model = partial(mean, prior=10.0, noise=2.0)
@@ -157,6 +158,7 @@ def two_modes(x):
         pyro.sample("x", N(2 * k - 1, 1.0), obs=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fn", "kind"),
     [
@@ -365,6 +367,7 @@ def behind_a_block():
     return partial(poutine.block(model, hide=["nothing"])), linear
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [behind_a_method, behind_a_closure, behind_a_handler, behind_a_block]
 )
@@ -439,7 +442,7 @@ def test_plain_svi_and_fit_go_hand_in_hand():
     assert pyro.param("loc").item() == pytest.approx(program.param_values()["loc"].item())
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal])
 def test_an_autoguide_moves_between_plain_svi_and_fit(make):
     y, guide = torch.randn(10) + 1.0, make(mean)
@@ -469,6 +472,7 @@ def test_importing_and_failing_change_nothing():
         assert len(rows) == 3
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("guide", [free_guide, AutoNormal(mean)], ids=["statements", "AutoNormal"])
 def test_a_state_waits_for_the_first_run(guide, tmp_path):
     y = torch.randn(10) + 1.0
@@ -507,7 +511,7 @@ GROUPS = [
 ]
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("data", GROUPS, ids=["pandas", "numpy", "torch", "names"])
 def test_integers_index_whatever_they_came_in(data):
     program = pg.Program(grouped, AutoNormal(grouped))

@@ -90,7 +90,7 @@ KINDS = {name: {"optimizer": made} for name, made in OPTIMIZERS.items()}
 KINDS |= {name: {"scheduler": made} for name, made in SCHEDULES.items()}
 
 
-@pytest.mark.table(quick=10)
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_runs_are_the_same_run(kind, tmp_path):
     gen, whole = run(None, 12, **KINDS[kind])
@@ -170,6 +170,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.table(quick=6)
 @pytest.mark.parametrize("kind", OTHERS)
 def test_another_run_is_refused_in_a_sentence(kind, tmp_path):
     then, now, text = OTHERS[kind]
@@ -205,6 +206,7 @@ CRAFTED = {
 }
 
 
+@pytest.mark.table(quick=5)
 @pytest.mark.parametrize("kind", CRAFTED)
 def test_files_that_fit_nothing_are_refused(kind, tmp_path):
     name, value = CRAFTED[kind]
@@ -221,7 +223,7 @@ def test_files_that_fit_nothing_are_refused(kind, tmp_path):
         run(tmp_path / "state", 6, resume=True, ema=0.9)
 
 
-@pytest.mark.table(quick=3)
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     "value",
     [None, 3, [], {}, {"x": 1, "y": 2}, {"dict": 3}, {"dict": [["a"]]}, {"tensor": "?"}, "?"],
@@ -264,6 +266,7 @@ ASKED = {
 }
 
 
+@pytest.mark.table(quick=4)
 @pytest.mark.parametrize("kind", ASKED)
 def test_what_is_asked_otherwise_is_said_once(kind, tmp_path):
     settings, text = ASKED[kind]
@@ -293,6 +296,7 @@ def test_the_same_settings_are_resumed_in_silence(tmp_path, recwarn):
     assert not [warning for warning in recwarn if issubclass(warning.category, FitWarning)]
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize(
     "settings", [{"ema": 0.9}, {"patience": 2}, {"patience": 2, "ema": 0.9}, {}], ids=str
 )

@@ -75,6 +75,7 @@ FORMS = {
 }
 
 
+@pytest.mark.table(quick=8)
 @pytest.mark.parametrize("rows", NO_PAIRS)
 @pytest.mark.parametrize("door", ["data", "validation", "batches"])
 def test_rows_by_name_are_checked_as_those_by_place(rows, door):
@@ -112,7 +113,7 @@ def test_validation_rows_by_name_give_the_same_scores():
         pg.fit(pg.Program(means), PAIRS, validation={"other": PAIRS}, **options)
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("model", LOOKED_UP.values(), ids=LOOKED_UP)
 def test_mini_batches_hold_the_rows_that_they_name(model):
     args = (X,) if model is slope else (X, Y)
@@ -198,6 +199,7 @@ def test_blocks_change_no_score(model, x, truth, limit):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [-1, -2])
 def test_weights_of_rows_beside_enumerated_sites(dim):
     def model(x, w):
@@ -235,6 +237,7 @@ def excluded(x):
         pyro.sample("x", dist.Uniform(k.float(), k + 1.5), obs=x)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(("model", "kind"), [(three, "bound"), (excluded, "unbiased")])
 def test_a_guide_that_leaves_possible_values_out_gives_a_bound(model, kind):
     def guide(x):

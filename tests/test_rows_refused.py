@@ -16,7 +16,7 @@ def with_a_dim_between(batch: tuple) -> tuple:
 FAMILIES = [member for member in ZOO if not member.name.startswith("Program")]
 
 
-@pytest.mark.table(quick=40)
+@pytest.mark.table(quick=19)
 @pytest.mark.parametrize("member", FAMILIES, ids=lambda member: member.name)
 def test_a_dim_between_rows_and_events_is_refused(member: Member):
     gen, batch = member.gen(), member.data()

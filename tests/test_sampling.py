@@ -28,6 +28,7 @@ def made(member):
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(quick=13)
 @pytest.mark.parametrize("member", PAIRS, **NAMES)
 def test_a_seed_gives_the_same_draws_and_leaves_the_random_state(member):
     gen, _, context = made(member)
@@ -141,6 +142,7 @@ def test_no_contexts_give_no_draws():
     assert pg.sample(Echo(), 3, torch.zeros(0, 2)).shape == (3, 0, 2)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("batch", [None, (40,)])
 def test_pieces_have_the_same_distribution(batch):
     torch.manual_seed(0)
@@ -214,6 +216,7 @@ def is_random(gen, x, context):
     return not torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.table(quick=13)
 @pytest.mark.parametrize("member", PAIRS, **NAMES)
 def test_scores_of_rows_do_not_depend_on_the_others(member):
     gen, x, context = made(member)
@@ -231,6 +234,7 @@ def with_others(rows):
     return None if rows is None else torch.cat((rows[:1], rows[1:].flip(0)))
 
 
+@pytest.mark.table(quick=19)
 @pytest.mark.parametrize("member", PAIRS, **NAMES)
 def test_a_row_is_the_same_among_others(member):
     """With the draws of a seed, also where scores are estimates."""
@@ -241,6 +245,7 @@ def test_a_row_is_the_same_among_others(member):
     torch.testing.assert_close(second[0], first[0], rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
+@pytest.mark.table(quick=19)
 @pytest.mark.parametrize("member", [m for m in PAIRS if len(m.data()) > 1], **NAMES)
 def test_a_draw_is_the_same_among_others(member):
     gen, _, context = made(member)
@@ -272,11 +277,10 @@ DETERMINISTIC = {
         lambda distribution, z: distribution.decode(z, pg.diffusion.DPMSolver(4)),
     ),
     "DDIM with guidance and a dynamic threshold": (
-        lambda: pg.Diffusion(
-            unet(), (1, 4, 4), threshold=THRESHOLD, guidance=3.0, context_dropout=0.1
-        ),
+        lambda: pg.Diffusion(unet(), (1, 4, 4), threshold=THRESHOLD, context_dropout=0.1),
         lambda distribution, z: distribution.reconstruction.mode(
-            pg.diffusion.DDIM(4)(distribution.sampled(), z), *distribution._end(z)
+            pg.diffusion.DDIM(4)(distribution.using(guidance=3.0).sampled(), z),
+            *distribution._end(z),
         ),
     ),
     "flow matching": (

@@ -70,6 +70,7 @@ def test_denoising_loss_is_the_expected_distance_of_scores():
     assert found == pytest.approx(expected, abs=4 * 1.0 / math.sqrt(40_000))
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("objective", OBJECTIVES[:2], ids=["exact", "sliced"])
 def test_a_gaussian_gets_the_moments_of_the_data(objective):
     x = torch.randn(300, 2) * torch.tensor([0.5, 0.9]) + torch.tensor([1.0, -1.0])
@@ -90,6 +91,7 @@ def test_a_gaussian_gets_the_moments_of_the_data(objective):
     assert torch.allclose(distribution.stddev, x.std(0, correction=0), rtol=0.03)
 
 
+@pytest.mark.slow
 def test_denoising_gives_the_moments_of_the_noisy_data():
     x = torch.randn(300, 1) * 0.5
     gen = Gaussian(Constant(2))
@@ -107,6 +109,7 @@ def test_denoising_gives_the_moments_of_the_noisy_data():
     assert gen().variance.item() == pytest.approx(x.var().item() + 0.25, rel=0.15)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
 def test_flows_learn_by_it_in_training_and_score_in_validation(objective):
     x = torch.randn(100, 2) * 0.5 + 1
@@ -147,6 +150,7 @@ def test_refusals_of_scores_say_what_to_do():
 # ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_constant_of_a_gaussian_is_learned():
     x = torch.randn(2000, 2) * 0.7 + 0.5
 

@@ -114,6 +114,7 @@ def alone(name, gen, length):
     return own
 
 
+@pytest.mark.table(quick=1)
 @families
 def test_a_list_scores_as_each_of_its_sequences_under_a_model_of_its_own_length(name):
     gen, sequences = made(name)
@@ -162,7 +163,7 @@ FORMS = (
 )
 
 
-@pytest.mark.table(quick=22)
+@pytest.mark.table(quick=4)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @families
 def test_all_forms_of_a_list_are_the_same(name, form):
@@ -172,6 +173,7 @@ def test_all_forms_of_a_list_are_the_same(name, form):
     torch.testing.assert_close(found.value, want.value)
 
 
+@pytest.mark.table(quick=1)
 @families
 def test_lists_of_equal_lengths_and_with_missing_steps(name):
     gen, sequences = made(name)
@@ -239,7 +241,7 @@ DOORS = {
 PAIRS = [(door, name) for door, (_, names) in DOORS.items() for name in FAMILIES if name in names]
 
 
-@pytest.mark.table(quick=22)
+@pytest.mark.table(quick=6)
 @pytest.mark.parametrize(("door", "name"), PAIRS)
 def test_every_door_takes_a_list_as_it_takes_padded_rows(door, name):
     ask, _ = DOORS[door]
@@ -395,6 +397,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.table(quick=9)
 @pytest.mark.parametrize("door", ["log_likelihood", "fit", "em"])
 @pytest.mark.parametrize("case", REFUSED)
 def test_other_lists_are_refused_and_the_advice_helps(case, door):

@@ -171,6 +171,7 @@ def test_single_precision_stays_positive_where_noise_is_small():
         torch.testing.assert_close(now.cov.double(), other.cov, rtol=0.05, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [Full, Diagonal])
 def test_em_climbs_to_where_the_gradient_is_zero(form):
     torch.manual_seed(2)

@@ -155,6 +155,7 @@ class Prior(Ignoring):
     ignores_contexts = True
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("context", [None, torch.randn(6, 3)])
 def test_a_family_that_ignores_contexts_is_told(context):
     x = torch.randn(6, 2)
@@ -419,6 +420,7 @@ REJECTED = [
 ]
 
 
+@pytest.mark.table(quick=12)
 @pytest.mark.parametrize(
     ("promise", "gen", "batch"), REJECTED, ids=[f"{n} {r[0]}" for n, r in enumerate(REJECTED)]
 )

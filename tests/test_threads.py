@@ -54,6 +54,7 @@ def in_thread(function, *arguments):
     return found[0]
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("kind", robustness.KINDS)
 def test_results_beside_others_are_those_alone(kind):
     found = robustness.races(kind, 2)

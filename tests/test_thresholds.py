@@ -42,6 +42,7 @@ def models():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [pg.diffusion.DDIM(20), pg.diffusion.DPMSolver(20), pg.diffusion.Heun(20)],
@@ -61,6 +62,7 @@ def test_a_network_that_tells_the_noise_is_as_good_as_one_that_tells_the_velocit
     assert away["noise"] < 0.75 * away["noise, unbounded"]
 
 
+@pytest.mark.slow
 def test_velocities_are_left_as_they_are(models):
     gen = models["velocity"]
     draws = []
@@ -71,6 +73,7 @@ def test_velocities_are_left_as_they_are(models):
     assert (draws[0] - draws[1]).abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_scores_and_codes_do_not_know_of_thresholds(models):
     gen, x = models["noise"], ring(50, 2)
     numbers = []
@@ -83,6 +86,7 @@ def test_scores_and_codes_do_not_know_of_thresholds(models):
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_range_is_that_of_the_training_data_and_is_saved(models):
     gen, x = models["noise"], ring(2000, 0)
     assert gen.limit.low == x.min() and gen.limit.high == x.max()

@@ -51,6 +51,7 @@ def test_gradients_inside_and_tensors_closed_over_are_current():
     torch.testing.assert_close(graph(x), loss_and_gradient(x))
 
 
+@pytest.mark.slow
 def test_layouts_are_those_of_torch():
     """Compiled code goes by strides.
 
@@ -91,6 +92,7 @@ def test_changes_in_place_are_found_also_through_views_and_batch_statistics():
 # -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_draws_before_and_after_some_that_depend_on_values():
     """Only those before can be made outside of the graph.
 
@@ -242,6 +244,7 @@ def test_shapes_that_depend_on_values_are_told():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_place", [False, True])
 def test_factors_of_additions_are_kept_beside_products(in_place):
     """Of ``x + alpha a b`` inductor makes one product of matrices, in which alpha is lost."""

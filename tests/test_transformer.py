@@ -126,6 +126,7 @@ def test_the_context_reaches_every_entry():
     assert (slopes.abs().sum((-1, -2)) > 0).all()
 
 
+@pytest.mark.slow
 def test_learns_to_copy_what_it_saw():
     """The second half repeats the first: log 3 for each of three labels, nothing for the rest."""
     torch.manual_seed(0)

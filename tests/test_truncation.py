@@ -275,6 +275,7 @@ FLOWS = {
 }
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_flow_has_noise_of_another_deviation(name):
     torch.manual_seed(0)

@@ -55,6 +55,7 @@ TRENDS = {
 }
 
 
+@pytest.mark.table(quick=15)
 @pytest.mark.parametrize("trend", TRENDS)
 @pytest.mark.parametrize("noise", [0.0, 0.01, 30.0, 1e12])
 @pytest.mark.parametrize("off", [0.0, 3.0])

@@ -29,6 +29,7 @@ def score(text, name):
     return float(line[len(name) :].replace("=", "").replace(">", "").split("±")[0])
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path):
     text = run("01_quickstart.py", tmp_path)
     assert score(text, "pixel counts") == pytest.approx(-106.3, abs=0.1)
@@ -55,6 +56,7 @@ def test_quickstart(tmp_path):
     assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
 
 
+@pytest.mark.slow
 def test_your_own_model(tmp_path):
     text = run("02_your_own_model.py", tmp_path)
     gap = float(text.split("largest difference of a posterior mean: ")[1].split()[0])
@@ -71,6 +73,7 @@ def test_your_own_model(tmp_path):
     assert {"forest", "predictive_check", "lines"} <= {path.stem for path in tmp_path.glob("*.png")}
 
 
+@pytest.mark.slow
 def test_fast_inference(tmp_path):
     text = run("03_fast_inference.py", tmp_path)
     gaps = [float(rest.split()[0]) for rest in text.split("steps differ by at most ")[1:]]
@@ -91,6 +94,7 @@ def test_fast_inference(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_autoregressive(tmp_path):
     text = run("04_autoregressive.py", tmp_path)
     assert (
@@ -105,6 +109,7 @@ def test_autoregressive(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_flows(tmp_path):
     text = run("05_flows.py", tmp_path)
     assert score(text, "two moons, spline flow") > score(text, "two moons, mixture of 8 Gaussians")
@@ -115,6 +120,7 @@ def test_flows(tmp_path):
     assert {"flows", "digits"} <= {path.stem for path in tmp_path.glob("*.png")}
 
 
+@pytest.mark.slow
 def test_graphical_and_sequences(tmp_path):
     text = run("06_graphical_and_sequences.py", tmp_path)
     dyspnoea = next(
@@ -132,6 +138,7 @@ def test_graphical_and_sequences(tmp_path):
     assert (tmp_path / "graphical.png").exists()
 
 
+@pytest.mark.slow
 def test_diffusion(tmp_path):
     text = run("08_diffusion.py", tmp_path)
     assert score(text, "two moons, flow matching") > score(
@@ -174,6 +181,7 @@ def numbers(text, name):
     return [float(value) for value in re.findall(r"(?<![\w.])-?\d+\.?\d*", line[len(name) :])]
 
 
+@pytest.mark.slow
 def test_energy_and_gan(tmp_path):
     text = run("07_energy_and_gan.py", tmp_path)
     truth, low, _, high, *_ = numbers(text, "small machine, enumerated")

@@ -103,6 +103,7 @@ def test_frechet_standard_error_is_the_spread_over_samples():
     assert 0.9 < np.mean([each.interval[0] <= truth <= each.interval[1] for each in found]) <= 1.0
 
 
+@pytest.mark.slow
 def test_frechet_floor_is_what_one_distribution_gives():
     found = [frechet_distance(torch.randn(400, 5), torch.randn(300, 5)) for _ in range(100)]
     values, baselines = (
@@ -207,6 +208,7 @@ def test_mmd_standard_error_is_the_spread_over_samples():
     assert np.mean([each.stderr for each in found]) == pytest.approx(spread, rel=0.15)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("name", ["frechet", "mmd", "energy", "sliced"])
 def test_standard_errors_under_one_distribution_are_the_spread_and_not_twice_it(name):
     """There the linear part, which makes the error elsewhere, is noise alone."""
@@ -254,6 +256,7 @@ def test_a_shift_is_found(name):
     assert TESTS[name](torch.randn(100, 3), torch.randn(100, 3) + 0.8).p_value <= 0.01
 
 
+@pytest.mark.slow
 def test_a_network_sees_what_a_line_does_not():
     x, y = torch.randn(150, 2), 2.0 * torch.randn(150, 2)
     network = classifier_two_sample_test(
@@ -524,6 +527,7 @@ def test_fitted_random_features_and_their_width():
         RandomFeatures(width=20)
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("event", [(6,), (1, 8, 8), (8, 8)], ids=str)
 def test_a_classifier_is_trained_once_and_says_how_good_it_is(event, tmp_path):
     labels = torch.arange(300) % 3

@@ -29,6 +29,7 @@ SEEN = {
 }
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("name", SEEN)
 def test_an_inverted_flag_beside_an_income_is_seen(name):
     real = income_and_flag(0)
@@ -55,6 +56,7 @@ def test_distances_of_tables_are_of_the_size_of_ones(distance):
     assert abs(distance(income_and_flag(2), real, standardize=False).value) > 10
 
 
+@pytest.mark.slow
 def test_the_report_says_units_and_sees_the_flag():
     report = pg.sample_report(
         income_and_flag(1, inverted=True), income_and_flag(0), permutations=199

@@ -202,6 +202,7 @@ def test_a_vae_whose_prior_is_a_vae():
     assert vae().sample((3,)).shape == (3, DIM)
 
 
+@pytest.mark.slow
 def test_training_reaches_ppca(decoder):
     """Fitted by stochastic gradients.
 

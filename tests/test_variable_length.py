@@ -105,6 +105,7 @@ def test_probabilities_given_the_latents_sum_to_one(padding):
         assert site["value"].shape == x[:1].shape
 
 
+@pytest.mark.table(quick=5)
 @exact
 @torch.no_grad()
 def test_draws_follow_the_probabilities(name):
@@ -115,6 +116,7 @@ def test_draws_follow_the_probabilities(name):
     assert p_value(counts, gen().log_prob(every).exp()) > 1e-3
 
 
+@pytest.mark.table(quick=10)
 @exact
 @padded
 @torch.no_grad()
@@ -167,6 +169,7 @@ def completed(gen, row, mask, draws):
         return gibbs(gen(), row.expand(several), mask.expand(several), 15), None
 
 
+@pytest.mark.table(quick=5)
 @exact
 @pytest.mark.parametrize(("padding", "values"), PREFIXES)
 @torch.no_grad()
@@ -186,6 +189,7 @@ def test_given_some_values_the_others_and_the_end_follow_bayes_rule(name, paddin
         torch.testing.assert_close(probabilities, truth, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.table(quick=3)
 @exact
 @padded
 @torch.no_grad()
@@ -310,6 +314,7 @@ def test_drawn_lengths_have_the_frequencies_that_were_learned():
     assert p_value(counts, lengths.bincount(minlength=9)[1:].double()) > 1e-3
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_hazards_of_states_are_found():
     """From draws of a model whose hazards are known.

@@ -23,6 +23,7 @@ def replayed(monkeypatch):
 LEARNED = [member for member in VARIABLE_LENGTH if "EndToken transformer" in member.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", LEARNED, ids=lambda member: member.name)
 def test_recorded_steps_train_as_the_program_does(member, replayed):
     parameters = []
@@ -34,6 +35,7 @@ def test_recorded_steps_train_as_the_program_does(member, replayed):
     torch.testing.assert_close(*parameters, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize("name", EXACT)
 def test_training_on_a_list_of_sequences_raises_the_likelihood(name):
     gen = made(name, -5.0)

@@ -113,6 +113,7 @@ def test_khat_finds_the_index_of_a_pareto_tail(tail_index):
     assert abs(pareto_khat(weights).mean() - tail_index) < 0.06
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("tail_index", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize("draws", [200, 3200])
 def test_the_standard_error_of_khat_is_its_scatter(draws, tail_index):
@@ -131,6 +132,7 @@ def verdicts(width, seeds=12):
     return [verdict(gen, y, seed=seed) for seed in range(seeds)]
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("width", [1.1, 0.8, 0.65, 0.5])
 def test_the_verdict_does_not_turn_with_the_seed_where_khat_is_below(width):
     found = verdicts(width)  # true indices 1 - width^2, up to 0.75
@@ -140,6 +142,7 @@ def test_the_verdict_does_not_turn_with_the_seed_where_khat_is_below(width):
     assert all(re.search(r"k-hat -?\d\.\d\d ± 0\.\d\d for the whole", str(each)) for each in found)
 
 
+@pytest.mark.slow
 def test_nor_much_where_it_is_above():
     assert sum(each.ok for each in verdicts(0.05)) <= 3
 
@@ -258,6 +261,7 @@ def far_off(place, scale, by_row):
     return Program(model, guide)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize(("place", "known"), [(1e8, False), (1e5, False), (0.0, True)])
 def test_weights_that_rounding_swallows_are_not_known(place, known, by_row):
@@ -271,6 +275,7 @@ def test_weights_that_rounding_swallows_are_not_known(place, known, by_row):
     assert known or not judged.ok
 
 
+@pytest.mark.slow
 def test_in_float64_the_same_weights_are_known():
     gen = far_off(1e4, 1.0, by_row=False)  # 5e7 nats, which float32 has to about 4
     with pytest.warns(RuntimeWarning, match="take float64"):

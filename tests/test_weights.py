@@ -105,7 +105,7 @@ def check_weights_scale_rows(gen, batch, objective):
     return without
 
 
-@pytest.mark.table(quick=53)
+@pytest.mark.table(quick=4)
 @pytest.mark.parametrize("member", ZOO, ids=lambda member: member.name)
 def test_weights_multiply_the_terms_of_rows(member):
     gen, batch, objective = settled(member)
@@ -239,6 +239,7 @@ def test_a_row_of_weight_zero_is_left_out(name, batch_size):
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
+@pytest.mark.table(quick=5)
 @pytest.mark.parametrize("name", PAIRS)
 def test_equal_weights_are_none(name):
     losses = []
@@ -253,7 +254,7 @@ def test_equal_weights_are_none(name):
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-@pytest.mark.table(quick=8)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "batch_size"),
     [("VAE", 20), ("VAE", 4), ("importance", 4), ("global", 4), ("enumerated", 4), ("game", 20)],
@@ -288,6 +289,7 @@ def test_a_state_of_other_weights_is_refused(other, tmp_path):
         fit(gen, x, weights=other, steps=2, **file, **QUIET)
 
 
+@pytest.mark.slow
 def test_the_gaussian_of_weighted_rows():
     torch.manual_seed(0)
     x = torch.randn(60, 2).double() * 2 + 1
@@ -300,6 +302,7 @@ def test_the_gaussian_of_weighted_rows():
     assert torch.allclose(gen().variance, variance, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_mixture_is_that_of_em():
     torch.manual_seed(0)
     x = torch.cat([torch.randn(40, 1), torch.randn(40, 1) + 5])
@@ -316,6 +319,7 @@ def test_the_mixture_is_that_of_em():
     assert torch.allclose(gen.canonical().weights, best.canonical().weights, atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [local_means, lambda: local_means(-2)])
 def test_local_latent_variables_count_as_their_rows(make):
     """The best guide is exact: slope 1/2 and shift mean/2, about the weighted mean of the rows."""
@@ -338,6 +342,7 @@ def test_a_loop_over_rows_takes_their_weights():
     assert gen.statements["mean"].item() == pytest.approx(7 / 4, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_posterior_of_what_rows_share_counts_the_sum_of_weights():
     torch.manual_seed(0)
     x = torch.randn(20) + 1
@@ -354,6 +359,7 @@ def test_the_posterior_of_what_rows_share_counts_the_sum_of_weights():
     assert history.verdict.khat.item() < 0.7
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -448,6 +454,7 @@ def test_an_epoch_of_draws_has_as_many_rows_as_are_used(batch_size):
     assert len(seen) == 8 and set(seen) <= set(range(8))
 
 
+@pytest.mark.slow
 def test_a_game_sees_rows_by_their_weights():
     """The best constant of a loss that does not look at scales is the weighted mean."""
 
@@ -557,6 +564,7 @@ def test_rows_in_their_order_alone_are_not_drawn():
         fit(pg.Program(model), torch.ones(12), own_function, weights=ONES, steps=2, **QUIET)
 
 
+@pytest.mark.slow
 def test_the_advice_for_loaders_works():
     weights = torch.tensor([1.0] * 6 + [3.0] * 6)
     x = torch.cat([torch.zeros(6, 1), torch.ones(6, 1)])

@@ -113,11 +113,11 @@ inference.to_netcdf(str(OUTPUT / "bayesian_mixture.nc"))
 print(az.summary(inference, var_names=["weights"], kind="stats").round(3).to_string())
 
 weights = {"var_names": ["weights"]}
-az.plot_forest(inference, **weights, combined=True, figsize=(6, 4))
+az.plot_forest(inference, **weights, combined=True)
 plt.savefig(OUTPUT / "weights_forest.png", dpi=120, bbox_inches="tight")
-az.plot_trace(inference, **weights, figsize=(9, 3))
+az.plot_trace(inference, **weights)
 plt.savefig(OUTPUT / "weights_trace.png", dpi=120, bbox_inches="tight")
-az.plot_pair(inference, **weights, coords={"cluster": [0, 1, 2]}, kind="kde", figsize=(5, 5))
+az.plot_pair(inference, **weights, coords={"cluster": [0, 1, 2]})
 plt.savefig(OUTPUT / "weights_pair.png", dpi=120, bbox_inches="tight")
 mean, sd = (
     getattr(inference.posterior["means"], name)(("chain", "draw")).values

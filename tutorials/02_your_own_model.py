@@ -139,13 +139,12 @@ print(
 )
 
 # %%
-az.plot_forest(
-    [by_mcmc, by_svi["hierarchical"]],
-    model_names=["NUTS", "SVI"],
-    var_names=["line", "slope", "noise"],
-    combined=True,
-    figsize=(7, 6),
-)
+both = {"NUTS": by_mcmc, "SVI": by_svi["hierarchical"]}
+shown = {"var_names": ["line", "slope", "noise"], "combined": True}
+if az.__version__.startswith("0."):
+    az.plot_forest(list(both.values()), model_names=list(both), **shown)
+else:
+    az.plot_forest(both, **shown)
 plt.savefig(OUTPUT / "forest.png", dpi=120, bbox_inches="tight")
 gap = by_mcmc.posterior["line"].mean(("chain", "draw")) - by_svi["hierarchical"].posterior[
     "line"
@@ -175,7 +174,10 @@ print(
     f"Bayesian p-value {float(check.p_value):.2f}: the data are more skewed than normal noise "
     "allows"
 )
-az.plot_ppc(by_svi["hierarchical"], num_pp_samples=50, figsize=(7, 4))
+if az.__version__.startswith("0."):
+    az.plot_ppc(by_svi["hierarchical"], num_pp_samples=50)
+else:
+    az.plot_ppc_dist(by_svi["hierarchical"], num_samples=50)
 plt.savefig(OUTPUT / "predictive_check.png", dpi=120, bbox_inches="tight")
 
 # %% [markdown]

@@ -99,9 +99,11 @@ def compare(name, khat, svi, nuts, seconds, **which):
 
     And R-hat.
     """
-    columns = ["mean", "hdi_3%", "hdi_97%"]
+    old = az.__version__.startswith("0.")  # ArviZ 1.x shows 89% intervals of equal tails
+    which |= {} if old else {"ci_prob": 0.94, "ci_kind": "hdi"}
     left = az.summary(svi, kind="stats", round_to="none", **which)
     right = az.summary(nuts, round_to="none", **which)
+    columns = ["mean", *[column for column in left.columns if column.startswith("hdi")]]
     right["ESS/s"] = (right["ess_bulk"] / seconds).round()
     table = {f"SVI, k-hat {khat:.2f}": left[columns], "NUTS": right[[*columns, "ESS/s", "r_hat"]]}
     print(pd.concat(table, axis=1).to_string(float_format="{:.4g}".format))
@@ -113,7 +115,8 @@ def compare(name, khat, svi, nuts, seconds, **which):
 
 def intervals(ax, values, rows, color, label):
     """Means and 94% intervals of draws (chain, draw, row), one line each."""
-    low, high = az.hdi(np.asarray(values), hdi_prob=0.94).T
+    by_row = np.moveaxis(np.asarray(values), -1, 0)
+    low, high = np.array([az.hdi(row.ravel(), 0.94) for row in by_row]).T
     ax.hlines(rows, low, high, color=color, lw=2)
     ax.plot(np.mean(values, axis=(0, 1)), rows, "o", color=color, ms=4, label=label)
 
@@ -406,10 +409,17 @@ for ax, draws, title in [
     for chain, color in zip(draws["means"][-4:, :, 0, 0], palette, strict=False):
         ax.plot(chain, color=color, lw=0.8)
     ax.set(title=f"Mixture, {title}", xlabel="draw", ylabel="mean of component 0")
-az.plot_energy(tumors_nuts, ax=axes[2], fill_color=(FULL, NUTS), fill_alpha=(0.6, 0.4), bfmi=False)
+energy = np.asarray(tumors_nuts.sample_stats["energy"])
+for values, color, label in [
+    (energy - energy.mean(), FULL, "marginal"),
+    (np.diff(energy), NUTS, "transition"),
+]:
+    grid, density, *_ = az.kde(values.ravel())
+    axes[2].fill_between(grid, density, color=color, alpha=0.5, lw=0, label=label)
+axes[2].legend()
 axes[2].set(title="Tumors, energy of the chains", xlabel="energy (nats), centerd", ylabel="density")
 print(
-    f"tumors: BFMI of the chains {az.bfmi(tumors_nuts).round(2)} (below 0.3 they would explore too "
+    f"tumors: BFMI of the chains {az.bfmi(energy).round(2)} (below 0.3 they would explore too "
     "slowly)"
 )
 figure.savefig(OUTPUT / "chains.png")

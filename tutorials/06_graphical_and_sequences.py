@@ -270,7 +270,7 @@ axes[2].set(title="Earthquakes a year, and their hidden rate", xlabel="year", xl
 axes[2].legend(loc="upper right", fontsize=7)
 for index, (name, color) in enumerate(zip(REGIMES, COLOURS, strict=True)):
     stays = inference.posterior["transitions"].values[..., index, index].ravel()
-    grid, density = az.kde(stays, bound_correction=True)
+    grid, density, *_ = az.kde(stays, bound_correction=True)
     axes[3].fill_between(grid, density, color=color, alpha=0.4, lw=0, label=name)
 axes[3].set(
     title="P(the regime stays another year)",

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import torch
+from torch import nn
+
 import probgen as pg
 from asked.parts import SCHEDULE, critic, normal, squared
 
 SHAPE = (1, 8, 8)
+
+
+def digits() -> torch.Tensor:
+    """Ten strokes."""
+    images = torch.zeros(10, 28, 28)
+    images[:, 4:24, 13:15] = 255.0
+    return images
+
 
 GOOD = {
     "ResidualBlock": lambda: {"channels": 2},
@@ -41,11 +52,22 @@ GOOD = {
     "GaussianReconstruction": dict,
     "LevelReconstruction": lambda: {"levels": 3},
     "Ancestral": dict,
+    "PredictorCorrector": dict,
     "DDIM": dict,
     "Heun": dict,
     "DPMSolver": dict,
     "StaticThreshold": dict,
     "DynamicThreshold": dict,
+    # guidance
+    "CADS": dict,
+    "Autoguidance": lambda: {"weaker": pg.Diffusion(pg.nn.TimeMLP(2, [4]), (2,)), "weight": 2.0},
+    "ClassifierFree": lambda: {"weight": 2.0},
+    "ClassifierGuided": lambda: {"log_prob": lambda x, t, context: x.sum(-1)},
+    "Interval": lambda: {"base": 2.0},
+    "Negative": lambda: {"context": torch.zeros(1), "weight": 2.0},
+    "Repulsion": lambda: {"strength": 1.0},
+    "Rescale": lambda: {"base": 2.0},
+    "Thresholded": lambda: {"threshold": pg.diffusion.StaticThreshold(-1.0, 1.0)},
     "UniformTimes": dict,
     "LogNormalTimes": dict,
     "KarrasSteps": dict,
@@ -93,8 +115,27 @@ GOOD = {
     "ConvDecoder": lambda: {"inputs": 3, "shape": SHAPE, "hidden": (4,)},
     "DCGANGenerator": lambda: {"inputs": 3, "shape": SHAPE, "hidden": (4,)},
     "DCGANCritic": lambda: {"shape": SHAPE, "hidden": (4,)},
+    "StyleGenerator": lambda: {"inputs": 3, "shape": SHAPE, "hidden": (4, 4), "width": 4},
+    "ProgressiveGenerator": lambda: {"inputs": 3, "shape": SHAPE, "hidden": (4, 4)},
+    "ProgressiveCritic": lambda: {"shape": SHAPE, "hidden": (4, 4), "fade": pg.nn.Fade()},
+    "Fade": dict,
+    "StyleTruncation": lambda: {"psi": 0.7},
+    "ModulatedConvolution": lambda: {"inputs": 2, "outputs": 3, "width": 4},
+    "equalized": lambda: {"layer": nn.Linear(2, 3)},
+    "PixelNorm": dict,
     "DiT": lambda: {"shape": SHAPE, "width": 8, "layers": 1},
     "UNet": lambda: {"shape": SHAPE, "width": 8, "multipliers": (1, 1)},
+    "TextEncoder": lambda: {"levels": 9, "length": 4, "width": 8, "layers": 1},
+    "SequenceEncoder": lambda: {"inputs": 3, "length": 4, "width": 8, "layers": 1},
+    "PretrainedEncoder": lambda: {"net": nn.Embedding(9, 8), "length": 4, "width": 8},
+    "Pooled": lambda: {"encoder": pg.nn.TextEncoder(9, 4, 8, layers=1)},
+    "Vocabulary": lambda: {"tokens": ("<padding>", "<unknown>", "red")},
+    "captioned_digits": lambda: {
+        "images": digits(),
+        "labels": torch.arange(10),
+        "n": 2,
+        "seed": 0,
+    },
     "CouplingNet": lambda: {"shape": SHAPE, "outputs": 2, "hidden": 4},
     "Color": dict,
     "Translation": dict,
@@ -102,6 +143,15 @@ GOOD = {
     "RandomAffine": dict,
     "Thickness": dict,
     "Jitter": lambda: {"std": 0.1},
+    # parts of latent-variable models
+    "Level": lambda: {
+        "prior": pg.standard_normal(1),
+        "posterior": pg.heads.Gaussian(nn.Linear(4, 2)),
+        "features": nn.Linear(2, 4),
+        "step": nn.Linear(1, 4),
+    },
+    "Codebook": lambda: {"num_codes": 5, "dim": 2},
+    "FiniteScalarQuantizer": lambda: {"levels": (3, 4)},
     # objectives
     "ELBO": dict,
     "EnumeratedELBO": dict,
@@ -111,6 +161,20 @@ GOOD = {
     "WakeSleep": lambda: {"particles": 2},
     "Hybrid": lambda: {"generative": pg.ELBO()},
     "InvariantInformation": lambda: {"views": pg.nn.Jitter(0.1)},
+    "TotalCorrelation": lambda: {"rows": 60},
+    "SoftTargets": lambda: {"teacher": pg.MADE(3, [4], pg.heads.Bernoulli())},
+    "Frozen": lambda: {"module": nn.Linear(2, 1)},
+    "Average": lambda: {"module": nn.Linear(2, 1), "decay": 0.9},
+    "PathLength": dict,
+    "DiversitySensitive": dict,
+    "ModeSeeking": dict,
+    "FeatureMatching": dict,
+    "Scheduled": lambda: {
+        "regularizer": pg.objectives.R1(0.1),
+        "weight": pg.objectives.geometric(10, 1.0, 0.1),
+    },
+    "Lazy": lambda: {"regularizer": pg.objectives.R1(0.1)},
+    "FactorVAE": lambda: {"discriminator": critic()},
     "MatchedLatents": lambda: {"matcher": pg.objectives.MMD()},
     "NoiseContrastive": lambda: {"noise": normal()},
     "ContrastiveDivergence": dict,
@@ -137,6 +201,7 @@ GOOD = {
     "R1": dict,
     "R2": dict,
     "linear_warmup": lambda: {"steps": 10},
+    "geometric": lambda: {"steps": 10, "start": 1.0, "stop": 0.1},
     "cyclical": lambda: {"period": 10},
     # comparison of samples
     "PolynomialKernel": dict,

@@ -12,6 +12,7 @@ from asked.parts import (
     gaussian,
     mean_of,
     mixture,
+    normal,
     program,
     rows,
     vae,
@@ -41,6 +42,10 @@ GOOD = {
         "compile": False,
     },
     "adam": lambda: {"lr": 0.1},
+    "Stage": lambda: {"data": rows(2), "steps": 1},
+    "Unpaired": lambda: {"*sets": (rows(2), rows(2, count=9))},
+    "Labeled": lambda: {"x": rows(2, count=4), "y": Y, "unknown": 0.5, "labeled_share": 0.5},
+    "Pairs": lambda: {"make": torch.zeros, "rows": 4, "pool": 2},
     "em": lambda: {"gen": mixture(), "x": rows(2, count=30), "max_iter": 200, "seed": 0},
     "mcmc": lambda: {
         "gen": bayesian,
@@ -79,6 +84,8 @@ GOOD = {
     "impute": lambda: {"gen": mixture(), "x": rows(2), "draws": 2, "num_steps": 3},
     "active_units": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 4},
     "ess": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60},
+    "total_correlation": lambda: {"gen": vae(), "*batch": (rows(2),), "draws": 2},
+    "kl_divergence": lambda: {"p": normal(), "q": gaussian(), "draws": 10},
     "khat": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60},
     "verdict": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 60, "seconds": 0.1},
     "annealed_importance": lambda: {

@@ -16,11 +16,12 @@ from probgen.models.diffusion import Diffusion, ProbabilityFlow
 from probgen.models.diffusion_chain import DiffusionChain
 from probgen.models.quantized import Quantized
 from probgen.models.standardized import Standardized
+from probgen.nn.text import TextEncoder
 from probgen.nn.time import TimeMLP
 from probgen.nn.unet import UNet
 from probgen.objectives.denoising import Denoising
 from zoo.flow_matching import FLOW_MATCHING
-from zoo.member import Member, levels, rows
+from zoo.member import Member, levels, rows, texts
 
 
 def tiny(dims: int, **options: object) -> TimeMLP:
@@ -37,7 +38,6 @@ GAUSSIAN = [
             prediction=Epsilon(),
             sampler=DDIM(3),
             context_dropout=0.2,
-            guidance=2.0,
         ),
         rows(3, context=(2,)),
         Denoising,
@@ -84,6 +84,23 @@ GAUSSIAN = [
             sampler=Heun(2, churn=1.0),
         ),
         rows(1, 4, 4),
+        Denoising,
+    ),
+    Member(
+        "Diffusion of images given texts",
+        lambda: Diffusion(
+            UNet(
+                (1, 4, 4),
+                width=8,
+                multipliers=(1,),
+                heads=2,
+                context=TextEncoder(5, 3, 8, layers=1, heads=2),
+            ),
+            (1, 4, 4),
+            sampler=DDIM(2),
+            context_dropout=0.2,
+        ),
+        texts(rows(1, 4, 4), 5, 3),
         Denoising,
     ),
     Member(

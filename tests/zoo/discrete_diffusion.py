@@ -29,7 +29,6 @@ def absorbing(**options: int) -> CategoricalDiffusion:
         AbsorbingNoise(3, EvenSchedule(), num_times=6),
         sampler=Ancestral(3) if options else None,
         context_dropout=0.2 if options else 0.0,
-        guidance=2.0 if options else 1.0,
     )
 
 

@@ -44,13 +44,12 @@ FLOW_MATCHING = [
         Denoising,
     ),
     Member(
-        "Guided FlowMatching given a context",
+        "FlowMatching given a context",
         lambda: FlowMatching(
             tiny(2, context=2),
             (2,),
             coupling=EntropicTransport(context_weight=1.0),
             context_dropout=0.2,
-            guidance=2.0,
             solver=Midpoint(4),
         ),
         rows(2, context=(2,)),

@@ -9,8 +9,9 @@ from probgen.models.pixel_cnn import PixelCNN
 from probgen.models.pixel_rnn import PixelRNN
 from probgen.models.transformer import Transformer
 from probgen.nn.encodings import Levels, OneHot
+from probgen.nn.text import TextEncoder
 from probgen.nn.transformer import Tokens
-from zoo.member import Member, levels
+from zoo.member import Member, levels, texts
 
 
 def pixels() -> Transformer:
@@ -44,6 +45,17 @@ IMAGES: list[Member] = [
         "Transformer",
         lambda: Transformer((5,), heads.Categorical(levels=4), Tokens(4, 8), layers=1),
         levels(4, 5),
+    ),
+    Member(
+        "Transformer given texts",
+        lambda: Transformer(
+            (3,),
+            heads.Categorical(levels=4),
+            Tokens(4, 8),
+            layers=1,
+            context=TextEncoder(5, 3, 8, layers=1, heads=2),
+        ),
+        texts(levels(4, 3), 5, 3),
     ),
     Member("Transformer of pixels given a context", pixels, levels(4, 1, 3, 2, context=(2,))),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -16,11 +17,16 @@ from probgen.core.program import Program
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_ppca import BayesianPPCA
+from probgen.models.exemplar_prior import ExemplarPrior
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
+from probgen.models.hierarchical_vae import HierarchicalVAE, Level, precision_weighted
 from probgen.models.mixture import GaussianMixture
 from probgen.models.quantized import Quantized
+from probgen.models.semi_supervised import SemiSupervisedVAE
 from probgen.models.vae import VAE
-from probgen.nn import MLP, Constant, ConvDecoder, ConvEncoder
+from probgen.models.vamp_prior import VampPrior
+from probgen.models.vector_quantized import VQVAE
+from probgen.nn import MLP, Codebook, Constant, ConvDecoder, ConvEncoder
 from zoo.member import Member, constant, levels, normal, rows
 
 
@@ -92,6 +98,38 @@ def vae(prior: Any = None, dims: int = 3) -> VAE:
     return VAE(
         prior or normal(2), heads.Gaussian(MLP(2, [8], 2 * dims)), heads.Gaussian(MLP(dims, [8], 4))
     )
+
+
+def mixed_posteriors(prior: Callable[..., Any]) -> VAE:
+    """A VAE whose prior is made of its encoder, at four rows."""
+    gen = vae()
+    return VAE(prior(gen.encoder, torch.randn(4, 3)), gen.decoder, gen.encoder)
+
+
+def hierarchical_vae(context: int = 0, **options: Any) -> HierarchicalVAE:
+    """Events (3,), latents of 2 and 4 entries."""
+    levels = Level.dense(3, [2, 4], width=8, context=context, **options)
+    return HierarchicalVAE(levels, heads.Gaussian(MLP(8 + context, [8], 6)), context=context)
+
+
+def vqvae() -> VQVAE:
+    """Events (4,) of 2 levels, two tokens of three values."""
+    encoder = nn.Sequential(MLP(4, [8], 4), nn.Unflatten(-1, (2, 2)))
+    decoder = nn.Sequential(nn.Flatten(-2), MLP(4, [8], 4))
+    prior = heads.Categorical(constant(6), levels=3)
+    return VQVAE(encoder, heads.Bernoulli(decoder, context_ndim=2), Codebook(3, 2), prior)
+
+
+def semi_supervised_vae(prior: Any) -> SemiSupervisedVAE:
+    """Events (4,) of 2 levels, three classes."""
+    decoder = heads.Bernoulli(MLP(2 + 3, [8], 4))
+    encoder = heads.Gaussian(MLP(4 + 3, [8], 4))
+    return SemiSupervisedVAE(prior, decoder, encoder, MLP(4, [8], 3), 3)
+
+
+def partly_labeled() -> tuple:
+    """Rows of that, and their labels, some unknown."""
+    return *levels(2, 4)(), torch.tensor([0.0, torch.nan, 2.0, 1.0, torch.nan, 2.0])
 
 
 def image_vae() -> VAE:
@@ -191,6 +229,21 @@ FAMILIES = [
         levels(2, 5, context=(2,)),
     ),
     Member("VAE with a VAE as prior", lambda: vae(vae(dims=2)), rows(3)),
+    Member("VAE with a VampPrior", lambda: mixed_posteriors(VampPrior), rows(3)),
+    Member("VAE with an exemplar prior", lambda: mixed_posteriors(ExemplarPrior), rows(3)),
+    Member("HierarchicalVAE", hierarchical_vae, rows(3)),
+    Member(
+        "ladder VAE given a context",
+        lambda: hierarchical_vae(context=2, combine=precision_weighted),
+        rows(3, context=(2,)),
+    ),
+    Member("VQVAE", vqvae, levels(2, 4)),
+    Member("SemiSupervisedVAE", lambda: semi_supervised_vae(normal(2)), partly_labeled),
+    Member(
+        "SemiSupervisedVAE with a prior of labels",
+        lambda: semi_supervised_vae(heads.Gaussian(nn.Linear(3, 4))),
+        partly_labeled,
+    ),
     Member("VAE with a mixture as prior", lambda: vae(GaussianMixture(3, 2)), rows(3)),
     Member("VAE with factor analysis as prior", lambda: vae(FactorAnalysis(2, factors=1)), rows(3)),
 ]

@@ -38,6 +38,11 @@ def levels(count: int, *event: int, context: tuple[int, ...] | None = None) -> C
     return lambda: (x(),) if context is None else (x(), torch.randn(6, *context))
 
 
+def texts(data: Callable[[], tuple], levels: int, length: int) -> Callable[[], tuple]:
+    """Rows, and unrelated texts of tokens 0., 1., ..., of which 0 is the padding."""
+    return lambda: (*data(), torch.randint(levels, (6, length)).float())
+
+
 def constant(*shape: int) -> Constant:
     """Raw values that differ from each other."""
     return Constant(*shape, initial=torch.randn(*shape))
