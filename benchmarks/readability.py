@@ -4,6 +4,10 @@ Expressions of the syntax tree per line of code, long lines, parallel assignment
 names by namespace, and the time that importing takes.
 
     python benchmarks/readability.py [FOLDER OF A CHECKOUT]
+    python benchmarks/readability.py --new-families
+
+The second form tells, from the history, how many files the commits that brought one new family
+touched: its own, others of the package, tests, and all the rest.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ import statistics
 import subprocess
 import sys
 import tokenize
+from collections import Counter
 from pathlib import Path
 
 from common import command_line
 
+MODELS = "probgen/models/"
 LIST = """
 import inspect, probgen
 print("top", len([n for n in probgen.__all__ if not inspect.ismodule(getattr(probgen, n))]))
@@ -110,11 +116,69 @@ def seconds_to_import(folder: Path) -> float:
     return own - statistics.median(once("torch, pyro") for _ in range(5))
 
 
+def new_families(folder: Path) -> list[tuple[str, Counter[str]]]:
+    """Commits that add one file of ``models``: its name, and the files touched, by where they are."""
+    command = [
+        "git",
+        "log",
+        "--no-merges",
+        "--name-status",
+        "--no-renames",
+        "--format=tformat:commit",
+    ]
+    text = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True).stdout
+    found = []
+    for commit in text.split("commit\n"):
+        changes = [line.split("\t") for line in commit.split("\n") if "\t" in line]
+        gone = any(state == "D" and path.startswith(MODELS) for state, path in changes)
+        added = [path for state, path in changes if state == "A" and path.startswith(MODELS)]
+        if len(added) != 1 or gone or added[0].endswith("__init__.py"):
+            continue  # a rename, several families, or none
+        paths = [path for _, path in changes if path != added[0]]
+        found.append((Path(added[0]).stem, Counter(map(place, paths))))
+    return found
+
+
+def place(path: str) -> str:
+    """Where a file lies, as far as a new family may have to touch it."""
+    if path.startswith(MODELS):
+        return "other families"
+    top = path.split("/")[0]
+    if top == "probgen":
+        return "exports" if path.endswith("/__init__.py") else "rest of the package"
+    return "tests" if top == "tests" else "documentation and the like"
+
+
+def tell_new_families(folder: Path) -> None:
+    """Prints the least, the median and the most of files touched."""
+    found = new_families(folder)
+    print(
+        f"{len(found)} commits that add one family: files touched beside its own (least, median, most)"
+    )
+    places = (
+        "other families",
+        "exports",
+        "rest of the package",
+        "tests",
+        "documentation and the like",
+    )
+    for name in places:
+        counts = [touched[name] for _, touched in found]
+        print(f"{name:32s} {min(counts):5d} {statistics.median(counts):7.1f} {max(counts):5d}")
+    alone = [name for name, touched in found if not touched["other families"]]
+    print(f"{'without a change of another':32s} {len(alone):5d} of {len(found)}")
+
+
 def main() -> None:
     """Prints the figures of a checkout."""
     parser = command_line(__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parents[1])
-    folder = parser.parse_args().folder
+    parser.add_argument("--new-families", action="store_true")
+    options = parser.parse_args()
+    folder = options.folder
+    if options.new_families:
+        tell_new_families(folder)
+        return
     for name, value in measure(folder / "probgen").items():
         print(f"{name:32s} {value:10.1f}")
     print(f"{'seconds to import':32s} {seconds_to_import(folder):10.2f}")

@@ -93,7 +93,7 @@ def train(
     epochs: int,
     rates: tuple[float, float],
     **options,
-):
+) -> pg.History:
     """One phase: the learning rate falls from the first to the second of ``rates`` along a cosine."""
     each = -(-len(rows.train) // BATCH)
 
@@ -118,6 +118,7 @@ def train(
         "nats",
         flush=True,
     )
+    return history
 
 
 def score(gen: pg.VAE, rows: Tensor, particles: int) -> pg.Score:

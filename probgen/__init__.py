@@ -15,12 +15,15 @@ from probgen import (
     evaluate,
     flows,
     graphical,
+    guidance,
     heads,
+    latents,
     nn,
     objectives,
     samplers,
     sequences,
     testing,
+    text,
     train,
 )
 from probgen.compile.scheduling import CompileWarning
@@ -36,6 +39,7 @@ from probgen.core import (
     Truncation,
     data_plate,
     density_kind,
+    observe,
     standard_normal,
     truncated,
 )
@@ -73,6 +77,7 @@ from probgen.models.chow_liu import ChowLiu
 from probgen.models.circular_flow import CircularFlow
 from probgen.models.continuous_flow import FFJORD, ContinuousFlow
 from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP
+from probgen.models.cycle_gan import CycleGAN
 from probgen.models.deep_boltzmann import DeepBoltzmannMachine
 from probgen.models.deep_markov import DeepMarkovModel
 from probgen.models.deep_nade import DeepNADE
@@ -89,6 +94,7 @@ from probgen.models.flow_matching import FlowMatching
 from probgen.models.gan import GAN
 from probgen.models.glow import Glow
 from probgen.models.hidden_markov import HiddenMarkovModel
+from probgen.models.hierarchical_vae import HierarchicalVAE
 from probgen.models.info_gan import Codes, InfoGAN
 from probgen.models.integer_flow import IntegerFlow
 from probgen.models.joint_energy import JointEnergyModel
@@ -106,6 +112,7 @@ from probgen.models.pixel_rnn import PixelRNN
 from probgen.models.preprocessed import Preprocessed
 from probgen.models.quantized import Quantized
 from probgen.models.rbm import RBM
+from probgen.models.semi_supervised import SemiSupervisedVAE
 from probgen.models.sequence import SequenceModel
 from probgen.models.sphere_flow import SphereFlow
 from probgen.models.standardized import Standardized
@@ -114,6 +121,7 @@ from probgen.models.transformed import Transformed
 from probgen.models.transformer import Transformer
 from probgen.models.vae import VAE
 from probgen.models.variable_length import VariableLength, VariableLengthLatents
+from probgen.models.vector_quantized import VQVAE
 from probgen.objectives import ELBO
 from probgen.sampling import sample
 from probgen.scoring import log_likelihood
@@ -137,6 +145,7 @@ __all__ = [
     "SOSPF",
     "UNAF",
     "VAE",
+    "VQVAE",
     "AutoregressiveFlow",
     "BayesianGaussianMixture",
     "BayesianHiddenMarkovModel",
@@ -152,6 +161,7 @@ __all__ = [
     "ContinuousFlow",
     "CouplingFlow",
     "CouplingNSF",
+    "CycleGAN",
     "DeepBoltzmannMachine",
     "DeepMarkovModel",
     "DeepNADE",
@@ -172,6 +182,7 @@ __all__ = [
     "GenerativeModel",
     "Glow",
     "HiddenMarkovModel",
+    "HierarchicalVAE",
     "History",
     "Imputation",
     "Independent",
@@ -200,6 +211,7 @@ __all__ = [
     "Quantized",
     "RealNVP",
     "Score",
+    "SemiSupervisedVAE",
     "SequenceModel",
     "SphereFlow",
     "Standardized",
@@ -225,15 +237,18 @@ __all__ = [
     "flows",
     "gibbs",
     "graphical",
+    "guidance",
     "heads",
     "impute",
     "khat",
+    "latents",
     "load",
     "log_likelihood",
     "loo",
     "mcmc",
     "nn",
     "objectives",
+    "observe",
     "pad",
     "posterior",
     "predictive",
@@ -247,6 +262,7 @@ __all__ = [
     "sequences",
     "standard_normal",
     "testing",
+    "text",
     "to_arviz",
     "train",
     "truncated",

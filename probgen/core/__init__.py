@@ -14,6 +14,8 @@ from probgen.core.module import (
     data_plate,
     standard_normal,
 )
+from probgen.core.partly_observed import observe
+from probgen.core.penalty import penalty
 from probgen.core.program import Keywords, Program
 from probgen.core.score import Score
 from probgen.core.truncation import Truncation, truncated
@@ -34,6 +36,8 @@ __all__ = [
     "data_plate",
     "density_kind",
     "log_weights",
+    "observe",
+    "penalty",
     "standard_normal",
     "truncated",
 ]

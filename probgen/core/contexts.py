@@ -37,6 +37,9 @@ def declares_contexts(cls: type) -> type:
         What to do instead of giving a context to a family without one.
     context_net : str or None
         Name of a network whose first layer tells the size of context vectors, if nothing else does.
+    context_declared_by : str or None
+        Name of a network, called with contexts beside other inputs, whose own ``context_size`` it
+        is, if nothing else tells; its ``context_encoder`` tells that contexts are tokens.
     context_from : str or None
         Name of the part to whose contexts all of this applies, in a family around another one.
 
@@ -67,9 +70,8 @@ def declares_contexts(cls: type) -> type:
         "unknown_contexts": None,
         "ignores_contexts": False,
     }
-    for name, value in (
-        defaults | {"context_hint": checks.BUILD, "context_net": None, "context_from": None}
-    ).items():
+    parts = {"context_net": None, "context_declared_by": None, "context_from": None}
+    for name, value in (defaults | {"context_hint": checks.BUILD} | parts).items():
         setattr(cls, name, value)
     return cls
 
@@ -85,10 +87,14 @@ def size_of(family: Any) -> int | None:
     """
     family = _source(family)
     size = getattr(family, "context_size", None)
+    if size is not None:
+        return size
+    if net := getattr(family, "context_declared_by", None):
+        return getattr(getattr(family, net), "context_size", None)
     net = getattr(family, "context_net", None)
-    if size is None and net and family.context_ndim == 1:
+    if net and family.context_ndim == 1:
         return input_size(getattr(family, net)) or None
-    return size
+    return None
 
 
 def ignores(part: Any) -> bool:
@@ -109,7 +115,8 @@ def ignores(part: Any) -> bool:
 def received(family: Any, context: Any, how: str = "give one") -> Any:
     """The context as a family takes it: integers as numbers of its dtype, anything else as it is.
 
-    ``how`` says what to do where there is none.
+    Tokens of a network with an encoder of texts stay integers too, see :func:`encoder_of`. ``how``
+    says what to do where there is none.
 
     Raises
     ------
@@ -134,7 +141,9 @@ def received(family: Any, context: Any, how: str = "give one") -> Any:
             without = "" if size else f"{type(source).__name__} {why}"
             raise TypeError(_advice_for_others(context, size, ndim, without))
         return context
-    if size is not None:
+    if (encoder := encoder_of(family)) is not None:
+        check_tokens(context, encoder, type(source).__name__)
+    elif size is not None:
         hint = getattr(source, "context_hint", WITHOUT)
         check_context(context, size, ndim, type(source).__name__, hint)
         context = as_numbers(context, family)
@@ -145,6 +154,79 @@ def received(family: Any, context: Any, how: str = "give one") -> Any:
     if unknown is False or (unknown is None and size is not None):
         check_known(context, ndim)
     return context
+
+
+def encoder_of(family: Any) -> Any:
+    """The encoder of a family whose contexts are tokens; ``None`` where they are numbers.
+
+    That is what the network of its contexts says: ``context_encoder``, which has ``levels`` (how
+    many tokens there are) and ``padding`` (the one that stands for none).
+
+    >>> from probgen.models.diffusion import Diffusion
+    >>> from probgen.nn import TextEncoder, TimeMLP
+    >>> gen = Diffusion(TimeMLP(2, [8], context=TextEncoder(9, 4, 16, padding=0)), (2,))
+    >>> encoder_of(gen).padding
+    0
+    """
+    source = _source(family)
+    for attribute in ("context_declared_by", "context_net"):
+        if name := getattr(source, attribute, None):
+            encoder = _token_encoder(getattr(source, name, None))
+            if encoder is not None:
+                return encoder
+    return None
+
+
+def _token_encoder(net: Any) -> Any:
+    if isinstance(net, nn.Sequential):
+        return _token_encoder(next(iter(net), None))
+    encoder = getattr(net, "context_encoder", None)
+    return None if getattr(encoder, "padding", None) is None else encoder
+
+
+def check_no_texts(family: Any, context: Any) -> None:
+    """Refuses texts where a family takes tokens; ``TypeError``.
+
+    >>> from probgen.heads import Gaussian
+    >>> from probgen.nn import Pooled, TextEncoder
+    >>> net = nn.Sequential(Pooled(TextEncoder(9, 4, 16)), nn.Linear(16, 2))
+    >>> check_no_texts(Gaussian(net), ["two red sevens"])
+    Traceback (most recent call last):
+        ...
+    TypeError: expected a context of tokens, got the text 'two red sevens'; encode texts: ...
+    """
+    encoder = encoder_of(family)
+    found = context[:1] if isinstance(context, list | tuple) else [context]
+    for text in found if encoder is not None else ():
+        if isinstance(text, str):
+            raise TypeError(
+                f"expected a context of tokens, got the text {text!r}; encode texts: "
+                f"vocabulary.encode(texts, length={encoder.context_size})"
+            )
+
+
+def check_tokens(context: Tensor, encoder: Any, name: str = "the network") -> None:
+    """Raises ``ValueError`` unless a context is tokens that an encoder knows.
+
+    Missing ones are NaN, or its padding.
+
+    >>> from probgen.nn import TextEncoder
+    >>> check_tokens(torch.tensor([[3, 12]]), TextEncoder(9, 2, 16))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected tokens 0, 1, ..., 8, got 12; encode texts by the vocabulary that the encoder was built for
+    """
+    checks.context(context, encoder.context_size, 1, name, "build its network with context={size}")
+    if not values_are_known() or encoder.levels is None or not context.numel():
+        return
+    outside = (context < 0) | (context >= encoder.levels)
+    if context.is_floating_point():
+        outside |= (context != context.floor()) & ~context.isnan()
+    if outside.any():
+        raise ValueError(
+            f"expected tokens 0, 1, ..., {encoder.levels - 1}, got {context[outside][0]:g}; encode "
+            "texts by the vocabulary that the encoder was built for"
+        )
 
 
 def distribution_given(part: Any, context: Tensor | None) -> Any:
@@ -315,15 +397,49 @@ def as_numbers(context: Tensor, module: nn.Module) -> Tensor:
 
 
 def dropped(context: Tensor, ndim: int, probability: float, module: nn.Module) -> Tensor:
-    """A context some of whose rows, at random, are unknown (NaN).
+    """A context some of whose rows, at random, are unknown.
+
+    They are NaN, or the padding where they are tokens.
 
     >>> dropped(torch.ones(2, 3, dtype=torch.long), 1, 0.0, nn.Linear(3, 1))
     tensor([[1., 1., 1.],
             [1., 1., 1.]])
     """
-    context = as_numbers(context, module)
+    encoder = encoder_of(module)
+    context = as_numbers(context, module) if encoder is None else context
+    missing = torch.nan if context.is_floating_point() else encoder.padding
     unknown = torch.rand(context.shape[: context.ndim - ndim], device=context.device) < probability
-    return context.masked_fill(unknown.reshape(*unknown.shape, *[1] * ndim), torch.nan)
+    return context.masked_fill(unknown.reshape(*unknown.shape, *[1] * ndim), missing)
+
+
+def seen_in_training(family: Any, context: Tensor | None) -> Tensor | None:
+    """The context as a family's network sees it.
+
+    In training mode some rows, a share of ``context_dropout``, are unknown.
+
+    >>> from probgen.models.diffusion import Diffusion
+    >>> from probgen.nn.time import TimeMLP
+    >>> gen = Diffusion(TimeMLP(2, [8], context=1), (2,), context_dropout=0.5)
+    >>> _ = torch.manual_seed(0)
+    >>> seen_in_training(gen, torch.ones(4, 1)).isnan().sum()
+    tensor(3)
+    >>> seen_in_training(gen.eval(), torch.ones(4, 1)).isnan().sum()
+    tensor(0)
+    """
+    if context is None or not family.training or not family.context_dropout:
+        return context
+    return dropped(context, family.context_ndim, family.context_dropout, family)
+
+
+def over_draws(context: Tensor | None, lead: Sequence[int], ndim: int = 1) -> Tensor | None:
+    """A context repeated over draws to the left of its rows: leading dims become ``lead``.
+
+    >>> over_draws(torch.zeros(5, 2), (7, 5)).shape
+    torch.Size([7, 5, 2])
+    """
+    if context is None:
+        return None
+    return context.expand(*lead, *context.shape[context.ndim - ndim :])
 
 
 def input_size(net: Any) -> int | None:
@@ -343,6 +459,29 @@ def input_size(net: Any) -> int | None:
         return net.in_channels
     inputs = getattr(net, "inputs", None)
     return inputs if isinstance(inputs, int) else size_of(net)
+
+
+def beside(value: Tensor, context: Tensor | None, event_ndim: int) -> Tensor:
+    """``(*batch, *event)`` and ``(*batch, K)`` as one tensor.
+
+    Along channels of images, else along the last dim; batch dims broadcast.
+
+    >>> beside(torch.zeros(5, 2), torch.zeros(3, 1, 4), 1).shape
+    torch.Size([3, 5, 6])
+    >>> beside(torch.zeros(5, 1, 8, 8), torch.zeros(5, 4), 3).shape
+    torch.Size([5, 5, 8, 8])
+    """
+    if context is None:
+        return value
+    at = -3 if event_ndim >= 3 else -1
+    lead = torch.broadcast_shapes(value.shape[: value.ndim - event_ndim], context.shape[:-1])
+    event = list(value.shape[value.ndim - event_ndim :])
+    context = context.reshape(
+        *context.shape[:-1], *(1,) * (event_ndim + at), context.shape[-1], *(1,) * (-1 - at)
+    )
+    repeated = event.copy()
+    repeated[at] = context.shape[at]
+    return torch.cat((value.expand(*lead, *event), context.expand(*lead, *repeated)), at)
 
 
 def beside_size(part: Any, own: int) -> int | None:
@@ -381,6 +520,8 @@ def size_beside(net: Any, shape: Sequence[int]) -> int | None:
     (3, 0)
     """
     if getattr(net, "side_by_side", False):
+        if net.encode is not None:
+            return size_of(net.encode)
         return beside_size(net.net, shape[-net.event_ndim])
     arguments = inspect.signature(net.forward).parameters.values()
     return (

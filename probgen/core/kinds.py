@@ -164,6 +164,11 @@ def _by_row(value: Tensor, dim: int) -> Tensor:
     return value.movedim(dim, 0).reshape(value.shape[dim], -1).sum(1)
 
 
+def takes_no_draw(site: Site) -> bool:
+    """Whether a latent site of a model is discrete, or follows from other latents."""
+    return site["fn"].support.is_discrete or isinstance(unwrapped(site["fn"]), Delta)
+
+
 def check_rows_drawn(reading: Reading, plate: str) -> None:
     """Refuses a guide without a draw of its own for every row.
 
@@ -178,7 +183,7 @@ def check_rows_drawn(reading: Reading, plate: str) -> None:
         for n, s in density_sites(reading.guide).items()
         if in_plate(s, plate) and not s["is_observed"]
     }
-    continuous = [n for n in local if n not in model or not model[n]["fn"].support.is_discrete]
+    continuous = [n for n in local if not (n in model and takes_no_draw(model[n]))]
     images = [name for name in continuous if isinstance(unwrapped(local[name]["fn"]), Delta)]
     sources = [name for name in local if local[name]["infer"].get("is_auxiliary")]
     if len(images) > len(sources):

@@ -61,7 +61,7 @@ class Marginal(BatchedDistribution):
             for distribution in distributions
         )
         self._support = probe["fn"].support
-        self.density_kind = worst("unbiased", *kinds)
+        self.density_kind = worst(getattr(gen, "marginal_kind", "unbiased"), *kinds)
         super().__init__(torch.Size(batch), probe["fn"].event_shape, validate_args=False)
 
     @property
@@ -116,7 +116,9 @@ class Marginal(BatchedDistribution):
         if self.context is not None:
             tail = self.context.shape[self.context.ndim - self.gen.context_ndim :]
             context = self.context.expand(*shape, *tail).reshape(-1, *tail)
-        weights, kind = row_weights(self.gen, self.gen.settle((rows, context)), self.particles)
+        batch = self.gen.settle((rows, context))
+        observed = None if getattr(self.gen, "context_site", None) is None else ["x"]
+        weights, kind = row_weights(self.gen, batch, self.particles, observed)
         value = average(weights, kind).reshape(shape)
         if values_are_known() and has_missing(value) and has_missing(x):
             raise ValueError(

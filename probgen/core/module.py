@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.arguments import is_plain, own_dtype
-from probgen.core.contexts import declares_contexts
+from probgen.core.contexts import check_no_texts, declares_contexts
 from probgen.core.conversion import has_named_columns, rows_from
 from probgen.core.described import described
 from probgen.core.marginal import Marginal
@@ -69,6 +69,8 @@ def _settled(module: Any, name: str, value: Any, own: torch.dtype | None) -> Any
         value = with_sequences(module, value)
     if name == "x" and getattr(module, "names_columns", False) and has_named_columns(value):
         value = module.rows(value)  # by name: the order of columns is not that of the nodes
+    if name == "context":
+        check_no_texts(module, value)
     plain = is_plain(value)
     rows = value if plain else rows_from(name, value, own or torch.get_default_dtype())
     if rows.is_floating_point():
@@ -226,6 +228,10 @@ class LatentVariableModel(nn.Module, ABC):
     keeps_integers = False  # whether x of integers stays so, to index with
     ragged: Ragged | None = None  # how a list of sequences becomes rows
     summed_out: str | None = None  # latents that the density sums out, and what asks for them
+    marginal_kind = "unbiased"  # a bound where the guide leaves values of discrete latents out
+    # an observed site that holds the context, where that is data of the program: without parents,
+    # so that p(x | context) is what is left without its term
+    context_site: str | None = None
     context_ndim = 1
 
     @abstractmethod

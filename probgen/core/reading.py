@@ -19,6 +19,7 @@ from pyro.ops.contract import contract_to_tensor
 from pyro.ops.rings import LogRing
 from torch import Tensor
 
+from probgen.core.penalty import is_penalty
 from probgen.core.runtime import PARTICLES, as_guide
 from probgen.core.sites import (
     Plate,
@@ -71,14 +72,14 @@ class Reading(NamedTuple):
 
     def log_guide(self) -> Tensor:
         """log q(z, theta) of each draw: ``(particles,)``, in double precision."""
-        return _total(density_sites(self.guide), self.guide)
+        return _total(_scored(self.guide), self.guide)
 
     def rounding(self) -> Tensor:
         """Nats by which rounding may falsify log p - log q of each draw: ``(particles or 1,)``.
 
         Every term is right to its own precision, and the errors of many add like noise.
         """
-        sites = [site for trace in self for site in density_sites(trace).values()]
+        sites = [site for trace in self for site in _scored(trace).values()]
         return sum_of(_by_particle(_error(site).square(), site) for site in sites).sqrt()
 
     def outside(self, plate: str) -> tuple[Tensor, Tensor]:
@@ -88,11 +89,7 @@ class Reading(NamedTuple):
         """
         log_p, log_q = (
             _total(
-                {
-                    name: site
-                    for name, site in density_sites(trace).items()
-                    if not in_plate(site, plate)
-                },
+                {name: site for name, site in _scored(trace).items() if not in_plate(site, plate)},
                 trace,
             )
             for trace in self
@@ -113,9 +110,7 @@ class Reading(NamedTuple):
         }
         _check_rows(self, plate, local)
         value = _rows(local, self.model, plate)
-        drawn = {
-            name: site for name, site in density_sites(self.guide).items() if in_plate(site, plate)
-        }
+        drawn = {name: site for name, site in _scored(self.guide).items() if in_plate(site, plate)}
         return value - _rows(drawn, self.guide, plate) if drawn else value
 
 
@@ -178,6 +173,11 @@ def _check_mask(name: str, mask: Any, site: Site) -> None:
 
 # -- terms
 # -----------------------------------------------------------------------------------------------------------
+
+
+def _scored(trace: poutine.Trace) -> dict[str, Site]:
+    """The sites of a run that are part of its density; penalties are part of losses alone."""
+    return {name: site for name, site in density_sites(trace).items() if not is_penalty(site)}
 
 
 def user_scale(site: Site) -> float | Tensor:

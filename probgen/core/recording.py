@@ -27,6 +27,7 @@ from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from probgen.core.missing import values_are_known
+from probgen.core.penalty import is_penalty
 from probgen.core.reading import common_scale, share_masks
 from probgen.core.runtime import PARTICLES, as_guide
 from probgen.core.sites import Sites, densities, is_summed
@@ -182,15 +183,24 @@ def enumerated_elbo(p: poutine.Trace, q: poutine.Trace) -> Tensor:
     Sites that depend on an enumerated one have one scale: a number, or weights of the entries of
     its plates.
     """
-    return enumerated_bound(p, q)[0]
+    return enumerated_bound(p, q).value
 
 
-def enumerated_bound(p: poutine.Trace, q: poutine.Trace) -> tuple[Tensor, Tensor | None]:
-    """The evidence lower bound as :func:`enumerated_elbo`, and the guide's divergence within it.
+class EnumeratedBound(NamedTuple):
+    """The evidence lower bound of an enumerated run, less the guide's penalties.
 
-    The divergence carries no gradient. It is ``None`` where it has no value of its own: without
-    sites in the guide, or where the prior of one depends on a site that the model sums out.
+    And what stands within it, without gradients: the guide's divergence, ``None`` where it has no
+    value of its own (without sites in the guide, or where the prior of one depends on a site that
+    the model sums out), and the penalties by name.
     """
+
+    value: Tensor
+    divergence: Tensor | None
+    penalties: dict[str, Tensor]
+
+
+def enumerated_bound(p: poutine.Trace, q: poutine.Trace) -> EnumeratedBound:
+    """The evidence lower bound as :func:`enumerated_elbo`, with its parts."""
     q.compute_score_parts()
     p.compute_log_prob()
     q.pack_tensors()
@@ -230,30 +240,30 @@ def enumerated_bound(p: poutine.Trace, q: poutine.Trace) -> tuple[Tensor, Tensor
                 "their scale"
             )
         costs.setdefault(ordinal, []).extend(scaled)
-    own = _guides_own(p, q, ordinals, costs)
-    return _Expectation(q, ordinals).of(costs, own)
+    there = {id(cost) for group in costs.values() for cost in group}
+    own = _guides_own(q, ordinals, costs)
+    total, values = _Expectation(q, ordinals).of(costs)
+    penalties = {name: -values[key] for name, key in own.items() if is_penalty(q.nodes[name])}
+    drawn = (site for name, site in p.nodes.items() if site["type"] == "sample" and name in q.nodes)
+    priors = {id(site["packed"]["log_prob"]) for site in drawn}
+    apart = {key for name, key in own.items() if name not in penalties} | priors
+    split = bool(apart) and priors <= there
+    own_values = (value for key, value in values.items() if key in apart)
+    divergence = -sum_of(own_values) if split else None
+    return EnumeratedBound(total, divergence, penalties)
 
 
 def _guides_own(
-    p: poutine.Trace,
-    q: poutine.Trace,
-    ordinals: dict[str, frozenset],
-    costs: dict[frozenset, list[Tensor]],
-) -> set[int]:
-    """Adds the costs of the guide's sites; gives those that make its divergence, by identity.
-
-    None where one of its priors is not among the costs, being summed together with other sites.
-    """
-    there = {id(cost) for group in costs.values() for cost in group}
-    own = set()
+    q: poutine.Trace, ordinals: dict[str, frozenset], costs: dict[frozenset, list[Tensor]]
+) -> dict[str, int]:
+    """Adds the costs of the guide's sites; gives their identities, by name of the site."""
+    own = {}
     for name, site in q.nodes.items():
         if site["type"] == "sample":
             cost = packed.neg(site["packed"]["log_prob"])
             costs.setdefault(ordinals[name], []).append(cost)
-            own.add(id(cost))
-    drawn = (site for name, site in p.nodes.items() if site["type"] == "sample" and name in q.nodes)
-    priors = {id(site["packed"]["log_prob"]) for site in drawn}
-    return own | priors if priors <= there else set()
+            own[name] = id(cost)
+    return own
 
 
 def _scaled(term: Tensor, scale: float | Tensor, p: poutine.Trace) -> Tensor:
@@ -295,12 +305,10 @@ class _Expectation(Dice):
     place.
     """
 
-    def of(
-        self, costs: dict[frozenset, list[Tensor]], own: set[int]
-    ) -> tuple[Tensor, Tensor | None]:
-        """The expected sum of all costs, and minus that of some, given by identity, as a value."""
+    def of(self, costs: dict[frozenset, list[Tensor]]) -> tuple[Tensor, dict[int, Tensor]]:
+        """The expected sum of all costs, and the value of each, by identity."""
         total: Any = 0.0
-        apart = []
+        values: dict[int, Tensor] = {}
         with shared_intermediates() as cache:
             ring = LogRing(cache=cache)
             for ordinal, group in costs.items():
@@ -309,9 +317,9 @@ class _Expectation(Dice):
                 tensors = [factor for factor in factors if torch.is_tensor(factor)]
                 expected = [_expect(cost, tensors, ordinal, ring) for cost in group]
                 total = total + share * sum_of(expected)
-                pairs = zip(group, expected, strict=True)
-                apart += [share * value.detach() for cost, value in pairs if id(cost) in own]
-        return total, -sum_of(apart) if apart else None
+                for cost, value in zip(group, expected, strict=True):
+                    values[id(cost)] = share * value.detach()
+        return total, values
 
 
 def _expect(cost: Tensor, log_factors: list[Tensor], ordinal: frozenset, ring: LogRing) -> Tensor:

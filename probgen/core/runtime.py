@@ -64,7 +64,8 @@ class RowPlate(IndepMessenger):
         frame = CondIndepStackFrame(self.name, self.dim, self.size, self.counter, self.size)
         msg["cond_indep_stack"] = (frame, *msg["cond_indep_stack"])
         if msg["type"] == "sample" and not site_is_subsample(msg):
-            if msg["is_observed"]:
+            # what follows from enumerated values has their dims
+            if msg["is_observed"] and not msg["infer"].get("_deterministic"):
                 _check_rows(msg["name"], msg["value"], msg["fn"].event_shape, self)
             batch = msg["fn"].batch_shape
             if len(batch) < -self.dim or batch[self.dim] != self.size:

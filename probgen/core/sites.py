@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, Unit
+from pyro.distributions import Delta, ExpandedDistribution, Unit
 from pyro.poutine.util import site_is_subsample
 
 from probgen.core.runtime import PARTICLES
@@ -211,3 +211,23 @@ def axis_of(site: Site, plate: str) -> int | None:
     """Where the entries of a plate stand in the natural shape of a site."""
     dim = dim_of(site, plate)
     return None if dim is None else own_dims(site).index(dim)
+
+
+def single_dims(distribution: Any, site: str, asked_by: str) -> Any:
+    """The distribution of the dims of a vector, one by one; ``ValueError`` where they depend.
+
+    >>> from pyro.distributions import Normal
+    >>> single_dims(Normal(torch.zeros(5, 2), 1.0).to_event(1), "z", "a test").batch_shape
+    torch.Size([5, 2])
+    """
+    bare = distribution
+    while isinstance(bare, ExpandedDistribution):
+        bare = bare.base_dist
+    independent = isinstance(bare, torch.distributions.Independent)
+    if not independent or bare.reinterpreted_batch_ndims != 1 or len(bare.event_shape) != 1:
+        raise ValueError(
+            f"{asked_by}: expected a vector of independent dims at site '{site}', got "
+            f"{type(bare).__name__} with events of shape {tuple(bare.event_shape)}; use a Gaussian "
+            "encoder and the prior standard_normal(D)"
+        )
+    return bare.base_dist

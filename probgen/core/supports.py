@@ -118,10 +118,12 @@ def refusal(site: Site, error: Exception | None = None) -> str:
     """Why a distribution refused a value; foreign ones do not know what NaN means here."""
     if error is not None and ("missing" in str(error) or not site["value"].isnan().any()):
         return str(error)
+    how = "use a likelihood head of probgen, which can, or fill them in first"
+    if site["name"].endswith("_observed") and site["mask"] is not None:  # of Pyro's obs_mask
+        how = "state the site by probgen.observe, which takes NaN, or fill in any numbers"
     return (
         f"{type(site['fn']).__name__} cannot integrate out missing values (NaN); expected complete "
-        "rows: use a "
-        "likelihood head of probgen, which can, or fill them in first"
+        f"rows: {how}"
     )
 
 

@@ -55,6 +55,8 @@ def _is_possible(gen: GenerativeModel, batch: tuple, reading: Reading, name: str
     values = prior["fn"].enumerate_support(expand=True)
     left_out = _log_prob(drawn, values) < math.log(SELDOM)
     left_out = left_out & (_log_prob(prior, values) > math.log(SELDOM))
+    if drawn["mask"] is not None:  # where nothing is drawn in earnest nothing is left out
+        left_out = left_out & torch.as_tensor(drawn["mask"], device=left_out.device)
     anywhere = left_out.any(0)
     if not anywhere.any():
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,18 +73,26 @@ def log_weights(
     return row_weights(gen, as_rows(gen, *batch), particles)
 
 
-def row_weights(gen: GenerativeModel, batch: tuple, particles: int) -> tuple[Tensor, str]:
-    """:func:`log_weights` of arguments that are tensors, whose values are not looked at."""
+def row_weights(
+    gen: GenerativeModel, batch: tuple, particles: int, observed: Iterable[str] | None = None
+) -> tuple[Tensor, str]:
+    """:func:`log_weights` of arguments that are tensors, whose values are not looked at.
+
+    With ``observed`` other observed sites are left out.
+    """
     if gen.vectorized:
-        return _weights(gen, batch, particles)
-    runs = [_weights(gen, batch, None) for _ in range(particles)]
+        return _weights(gen, batch, particles, observed)
+    runs = [_weights(gen, batch, None, observed) for _ in range(particles)]
     return torch.cat([weights for weights, _ in runs]), worst(*(kind for _, kind in runs))
 
 
-def _weights(gen: GenerativeModel, batch: tuple, particles: int | None) -> tuple[Tensor, str]:
+def _weights(
+    gen: GenerativeModel, batch: tuple, particles: int | None, observed: Iterable[str] | None
+) -> tuple[Tensor, str]:
     pair = run_pair(gen, batch, particles)
     kind = kind_of(pair, gen.plate)
-    return pair.by_row(gen.plate), "approximate" if kind in MEANS and depends_on_mode(gen) else kind
+    weights = pair.by_row(gen.plate, observed)
+    return weights, "approximate" if kind in MEANS and depends_on_mode(gen) else kind
 
 
 def run_pair(gen: GenerativeModel, batch: tuple, particles: int | None) -> Reading:

@@ -10,9 +10,11 @@ from probgen.diagnostics.guide_quality import active_units, ess, khat
 from probgen.diagnostics.leave_one_out import LooResult, loo
 from probgen.diagnostics.psis import effective_sample_size, pareto_khat, pareto_smooth
 from probgen.diagnostics.settled import settled
+from probgen.diagnostics.total_correlation import Decomposition, total_correlation
 from probgen.diagnostics.verdict import FitVerdict, verdict
 
 __all__ = [
+    "Decomposition",
     "FitVerdict",
     "LooResult",
     "PredictiveCheck",
@@ -27,5 +29,6 @@ __all__ = [
     "settled",
     "simulation_based_calibration",
     "to_arviz",
+    "total_correlation",
     "verdict",
 ]

@@ -112,7 +112,7 @@ def against_marginals(
     gen: GenerativeModel,
     *batch: Any,
     held_out: Sequence[tuple] = (),
-    max_rows: int = 1024,
+    judged_rows: int = 1024,
     seconds: float = 2.0,
 ) -> Comparison:
     """The fitted score against independent marginals fitted to the same rows.
@@ -127,7 +127,7 @@ def against_marginals(
         Training rows, as the programs take them.
     held_out : sequence of tuple
         Batches of validation rows.
-    max_rows : int
+    judged_rows : int
         Rows that are scored.
     seconds : float
         Time that scoring may take, judged by a first run: fewer rows are scored where it is short.
@@ -154,7 +154,7 @@ def against_marginals(
     parts: list[_ScorePart] = []
     began = time.perf_counter()
     for asked in held_out or [fitted]:
-        left = max_rows - sum(len(part.own) for part in parts)
+        left = judged_rows - sum(len(part.own) for part in parts)
         spent = time.perf_counter() - began
         if parts and (left <= 0 or spent > seconds):
             break
@@ -201,7 +201,7 @@ def _fitted(rows: list[ObservedSite], other: list[ObservedSite]) -> IndependentM
 
 
 def _scored(
-    gen: GenerativeModel, batch: tuple, max_rows: int, seconds: float
+    gen: GenerativeModel, batch: tuple, judged_rows: int, seconds: float
 ) -> tuple[tuple, Score]:
     """Some rows, as many as there is time for, and their scores."""
     began = time.perf_counter()
@@ -214,7 +214,7 @@ def _scored(
             raise
         return batch, log_likelihood(gen, *batch, particles=PARTICLES, compile=False)
     spent = time.perf_counter() - began
-    affordable = int(min(max_rows, PROBED * seconds / spent))
+    affordable = int(min(judged_rows, PROBED * seconds / spent))
     if count <= PROBED or affordable <= PROBED:
         return few, score
     more = some_rows(gen, batch, affordable)

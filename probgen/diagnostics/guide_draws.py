@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.compile.scheduling import Call, repeated, windows
-from probgen.core.kinds import check_rows_drawn, kind_of
+from probgen.core.kinds import check_rows_drawn, kind_of, takes_no_draw
 from probgen.core.missing import has_missing
 from probgen.core.reading import Reading, read
 from probgen.core.rows import row_count, tensors_of
@@ -181,7 +181,9 @@ def _first(gen: GenerativeModel, batch: tuple) -> tuple[GuideDraws, dict[str, to
         why = str(error)
     model: Mapping[str, Any] = density_sites(reading.model)
     continuous = frozenset(
-        n for n, site in sites.items() if not model.get(n, site)["fn"].support.is_discrete
+        name
+        for name, site in sites.items()
+        if not site["fn"].support.is_discrete and not (name in model and takes_no_draw(model[name]))
     )
     axes = {
         name: 1 + axis

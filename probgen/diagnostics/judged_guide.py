@@ -29,13 +29,13 @@ def judged_guide(
     batch: tuple,
     data_rows: int | None,
     particles: int,
-    max_rows: int,
+    judged_rows: int,
     seconds: float,
 ) -> dict[str, Any]:
     """What a verdict says about the guide, by the names of its attributes; nothing without one."""
     batch = gen.settle(batch)
     rows = row_count(gen, batch)
-    some, probe, cost = _first_run(gen, batch, max_rows)
+    some, probe, cost = _first_run(gen, batch, judged_rows)
     if probe is None:
         return {}
     if probe.by_row:
@@ -64,7 +64,7 @@ def judged_guide(
 
 
 def _first_run(
-    gen: GenerativeModel, batch: tuple, max_rows: int
+    gen: GenerativeModel, batch: tuple, judged_rows: int
 ) -> tuple[tuple, GuideDraws | None, float]:
     """Rows that the guide accepts, a few draws for them (if it draws at all).
 
@@ -72,7 +72,7 @@ def _first_run(
 
     A guide with parameters of its own for every row accepts only all rows.
     """
-    some = some_rows(gen, batch, max_rows)
+    some = some_rows(gen, batch, judged_rows)
     try:
         if not draws_latents(gen, *some):
             return some, None, 0.0

@@ -176,7 +176,7 @@ def verdict(
     held_out: Sequence[tuple] = (),
     data_rows: int | None = None,
     particles: int = 200,
-    max_rows: int = 128,
+    judged_rows: int = 128,
     seconds: float = 5.0,
     seed: Seed = None,
 ) -> FitVerdict:
@@ -199,7 +199,7 @@ def verdict(
         Number of rows that the model was fitted to, where the batch has fewer.
     particles : int
         Draws from the guide per row.
-    max_rows : int
+    judged_rows : int
         Rows that are looked at for the guide, evenly spaced in the batch.
     seconds : float
         Time that the diagnostics may take, judged by a first run: fewer rows are looked at where it
@@ -220,12 +220,14 @@ def verdict(
     https://arxiv.org/abs/1509.00519
     """
     checks.generative(gen=gen)
-    checks.at_least(1, particles=particles, max_rows=max_rows, **checks.given(data_rows=data_rows))
+    checks.at_least(
+        1, particles=particles, judged_rows=judged_rows, **checks.given(data_rows=data_rows)
+    )
     checks.positive(seconds=seconds)
     checks.has(("loss",), "pass the history that fit returned", **checks.given(history=history))
     batch = as_rows(gen, *batch, optional=True)
     found = _tried(
-        "guide", lambda: judged_guide(gen, batch, data_rows, particles, max_rows, seconds)
+        "guide", lambda: judged_guide(gen, batch, data_rows, particles, judged_rows, seconds)
     )
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         compared = _tried("baseline", lambda: _compared(gen, batch, held_out, seconds / 2))

@@ -4,6 +4,7 @@ from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.distributions.orderings import random_orders
 from probgen.distributions.stick_breaking import StickBreaking
+from probgen.distributions.straight_through import straight_through
 
 __all__ = [
     "Autoregressive",
@@ -13,4 +14,5 @@ __all__ = [
     "StickBreaking",
     "Tied",
     "random_orders",
+    "straight_through",
 ]

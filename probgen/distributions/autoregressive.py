@@ -131,6 +131,52 @@ class Autoregressive(BatchedDistribution):
         terms = _require(~part.flatten(-len(self.positions)).any(-1, keepdim=True), terms, _IN_PART)
         return _require((gone[..., 1:] | ~gone[..., :-1]).all(-1, keepdim=True), terms, _NOT_LAST)
 
+    def divergence_terms(self, other: Autoregressive, x: Tensor) -> Tensor:
+        r"""Divergence of every conditional from that of another distribution, along complete events.
+
+        .. math:: \mathrm{KL}\big(p(x_t \mid x_{<t}) \,\|\, q(x_t \mid x_{<t})\big)
+
+        ``(*lead, *event) -> (*lead, T)``, in the order. Over events drawn from this distribution
+        the mean of their sum is the divergence of the whole distributions.
+
+        Raises
+        ------
+        ValueError
+            If orders or events differ, entries are missing, or there is no closed form.
+        """
+        self._check_alike(other)
+        check_event(x, self.event_shape)
+        if has_missing(x):
+            raise ValueError(
+                "expected complete events, got NaN (missing values); draw them from the model, or "
+                "leave incomplete rows out"
+            )
+        x = x.expand(torch.broadcast_shapes(x.shape, self.shape(), other.shape()))
+        p = self._entries(x)
+        q = other._entries(x)
+        try:
+            terms = torch.distributions.kl_divergence(p, q)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"expected conditionals with a closed-form divergence, got {type(p).__name__} and "
+                f"{type(q).__name__}; learn from draws instead"
+            ) from error
+        return self.in_order(terms)
+
+    def _check_alike(self, other: Autoregressive) -> None:
+        """Refuses a distribution of other events, or with another order."""
+        if not isinstance(other, Autoregressive) or other.event_shape != self.event_shape:
+            shape = tuple(getattr(other, "event_shape", ()))
+            raise ValueError(
+                f"expected an autoregressive distribution of events {tuple(self.event_shape)}, got "
+                f"{type(other).__name__} of events {shape}; give it the same events"
+            )
+        if self.positions != other.positions or not _same_order(self, other):
+            raise ValueError(
+                "expected conditionals in one order, got two orders; build both models with the "
+                "same order"
+            )
+
     def _entries(self, x: Tensor) -> dist.TorchDistribution:
         distribution = self.distributions(x)
         if (kind := density_kind(distribution)) != "exact":
@@ -247,6 +293,16 @@ def sent(conditionals: Conditions, value: Tensor) -> dist.TorchDistribution | No
         return conditionals.send(value)
     except StopIteration:
         return None
+
+
+def _same_order(first: Autoregressive, second: Autoregressive) -> bool:
+    """Whether entries come in one order; a graph, which reads no values, was checked before."""
+    if first.order is second.order or not values_are_known():
+        return True
+    count = first.positions.numel()
+    usual = torch.arange(count)
+    mine, yours = (usual if one.order is None else one.order.cpu() for one in (first, second))
+    return torch.equal(mine, yours)
 
 
 def _require(right: Tensor, terms: Tensor, text: str) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -99,8 +100,15 @@ class Implicit(BatchedDistribution):
         raise NotImplementedError(UNSCORED)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        z = self.base_dist(torch.Size(sample_shape))
-        lead = torch.Size(sample_shape) + self.batch_shape
+        return self.from_noise(self.noise(sample_shape))
+
+    def noise(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        """Draws z, which :meth:`from_noise` makes draws of x: ``(*sample, *batch, *noise)``."""
+        return self.base_dist(torch.Size(sample_shape))
+
+    def from_noise(self, z: Tensor) -> Tensor:
+        """g(z, c), ``(*sample, *batch, *noise) -> (*sample, *batch, *event)``."""
+        lead = z.shape[: z.ndim - len(self.base_dist.event_shape)]
         if self.context is None:
             x = row_by_row(self.generator, z, ndims=[len(self.base_dist.event_shape)])
         else:
@@ -120,9 +128,16 @@ class Implicit(BatchedDistribution):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
-    def using(self, rule: Truncation) -> Implicit:
-        """The same generator on noise of another deviation: ``Truncation(temperature=0.7)``."""
-        return changed_by(self, rule)
+    def using(self, rule: Truncation | Callable[[Any], Callable[..., Tensor]]) -> Implicit:
+        """The same generator on noise of another deviation, ``Truncation(temperature=0.7)``.
+
+        Or what a rule makes of the generator: ``nn.StyleTruncation(0.7)``, which is called with it.
+        """
+        if isinstance(rule, Truncation) or not callable(rule):
+            return changed_by(self, rule)
+        new = copy.copy(self)
+        new.generator = rule(self.generator)
+        return new
 
 
 @truncated.register(Implicit)

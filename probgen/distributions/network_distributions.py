@@ -27,6 +27,7 @@ def autoregression(
     event_shape: tuple[int, ...],
     context: Tensor | None = None,
     order: Tensor | None = None,
+    context_ndim: int = 1,
 ) -> Autoregressive:
     r"""Autoregressive distribution of a network and a head.
 
@@ -48,6 +49,8 @@ def autoregression(
         ``(*batch, C)``.
     order : Tensor, optional
         As in :class:`Autoregressive`.
+    context_ndim : int
+        Number of event dims of the context.
 
     >>> from probgen.heads import Bernoulli
     >>> def walk(rows, context):
@@ -59,7 +62,10 @@ def autoregression(
     """
 
     def rows(lead: torch.Size) -> Tensor | None:
-        return None if context is None else context.expand(*lead, -1).reshape(-1, context.shape[-1])
+        if context is None:
+            return None
+        event = context.shape[context.ndim - context_ndim :]
+        return context.expand(*lead, *event).reshape(-1, *event)
 
     def distributions(x: Tensor) -> dist.TorchDistribution:
         raw = parallel(x.reshape(-1, *event_shape), rows(x.shape[: x.ndim - len(event_shape)]))
@@ -75,7 +81,7 @@ def autoregression(
             except StopIteration:
                 return
 
-    batch = batch_of(context)
+    batch = batch_of(context, context_ndim)
     return Autoregressive(distributions, conditionals, event_shape, batch_shape=batch, order=order)
 
 

@@ -6,6 +6,7 @@ Distances, tests and coverage, each beside its real-against-real baseline.
 from probgen.evaluate.classifier_test import classifier_two_sample_test
 from probgen.evaluate.copying import copying_test
 from probgen.evaluate.discrepancy import energy_test, kernel_distance, mmd_test
+from probgen.evaluate.divergence import Divergence, kl_divergence
 from probgen.evaluate.frechet import frechet_distance, gaussian_frechet
 from probgen.evaluate.kernels import GaussianKernel, PolynomialKernel
 from probgen.evaluate.neighbors import density_coverage, precision_recall
@@ -17,6 +18,7 @@ from probgen.evaluate.transport import sliced_wasserstein_distance, wasserstein_
 
 __all__ = [
     "ClassifierFeatures",
+    "Divergence",
     "GaussianKernel",
     "PolynomialKernel",
     "RandomFeatures",
@@ -30,6 +32,7 @@ __all__ = [
     "frechet_distance",
     "gaussian_frechet",
     "kernel_distance",
+    "kl_divergence",
     "mmd_test",
     "precision_recall",
     "sliced_wasserstein_distance",

@@ -14,6 +14,7 @@ from probgen.heads.discrete import (
 )
 from probgen.heads.mixed import Mixed
 from probgen.heads.mixtures import MixtureOfGaussians
+from probgen.heads.point import Point
 
 __all__ = [
     "Bernoulli",
@@ -25,6 +26,7 @@ __all__ = [
     "Mixed",
     "MixtureOfGaussians",
     "NegativeBinomial",
+    "Point",
     "Poisson",
     "Positive",
     "StudentT",

@@ -56,6 +56,11 @@ class SupportsEM(Protocol):
             How often each row counts, ``(n,)``. A family may leave this argument out, and is then
             refused weights.
 
+        A family whose rows come from one of several components may take one argument more,
+        ``labels``, ``(n,)`` integers: the component that a row is known to have come from, or -1.
+        Its log-likelihood is then :math:`\log p_\theta(x_b, y_b)` for rows with a label; its
+        ``initialize`` takes them too.
+
         Returns
         -------
         (Tensor, dict of Tensor)
@@ -131,6 +136,7 @@ def em(
     x: Tensor | Sequence[Tensor],
     *,
     weights: Tensor | None = None,
+    labels: Tensor | None = None,
     max_iter: int = 200,
     tol: float = 1e-4,
     n_init: int = 1,
@@ -157,6 +163,11 @@ def em(
         How often each row counts, ``(N,)``, not negative: whole numbers are the same as repeated
         rows. Their sum is so many rows, beside which pseudo-counts and regularization are weighed:
         at least one.
+    labels : Tensor, optional
+        Components that rows are known to have come from, ``(N,)``: 0, ..., K - 1, or NaN where that
+        is not known (missing at random). EM then maximizes log p(x, y) of rows with a label, log
+        p(x) of the others, and component y is class y: a :class:`GaussianMixture
+        <probgen.GaussianMixture>` becomes a semi-supervised classifier.
     max_iter : int
         Largest number of iterations, each an E-step and an M-step.
     tol : float
@@ -188,7 +199,9 @@ def em(
     References
     ----------
     Dempster, Laird, Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm,
-    https://doi.org/10.1111/j.2517-6161.1977.tb01600.x
+    https://doi.org/10.1111/j.2517-6161.1977.tb01600.x; with labels: Nigam, McCallum, Thrun, Mitchell
+    (2000), Text classification from labeled and unlabeled documents using EM,
+    https://doi.org/10.1023/A:1007692713085
 
     >>> from probgen.models.mixture import GaussianMixture
     >>> x = torch.cat([torch.randn(60, 2), torch.randn(40, 2) + 20])
@@ -202,7 +215,7 @@ def em(
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.is_seed(**checks.given(seed=seed))
     _check(gen)
-    data = prepared(gen, x, weights, max_rows)
+    data = prepared(gen, x, weights, labels, max_rows)
     with training(gen), _explained_collapse(data):
         result = (
             _run(gen, data, max_iter, tol)
@@ -267,9 +280,7 @@ def _left_with(state: dict[str, Any], gen: nn.Module) -> Iterator[None]:
 
 def _start(gen: Any, data: Rows, generator: torch.Generator | None) -> None:
     with _frozen_kept(gen):
-        gen.initialize(
-            data.x, generator, **({} if data.weights is None else {"weights": data.weights})
-        )
+        gen.initialize(data.x, generator, **data.given)
 
 
 def _run(gen: Any, data: Rows, max_iter: int, tol: float) -> EMResult:
@@ -345,8 +356,8 @@ def _expect(gen: Any, data: Rows) -> tuple[float, dict[str, Tensor]]:
     """
     total: Any = 0.0
     statistics: dict[str, Tensor] = {}
-    for rows in data.blocks(next(gen.parameters()).device):
-        value, parts = gen.expect(*rows)
+    for rows, known in data.blocks(next(gen.parameters()).device):
+        value, parts = gen.expect(rows, **known)
         total = total + value.double()
         for name, part in parts.items():
             statistics[name] = (

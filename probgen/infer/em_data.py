@@ -20,13 +20,14 @@ FEWEST = 0.5  # rows in all: weights whose sum is one are enough, up to rounding
 
 
 class Rows(NamedTuple):
-    """Data ``(N, *event)``, the weights of its rows ``(N,)`` or ``None``.
+    """Data ``(N, *event)``, and how many rows are handled at a time.
 
-    And how many rows are handled at a time.
+    Weights and labels of the rows are ``(N,)`` or ``None``; an unknown label is -1.
     """
 
     x: Tensor
     weights: Tensor | None
+    labels: Tensor | None
     max_rows: int
 
     @property
@@ -34,14 +35,22 @@ class Rows(NamedTuple):
         """Number of rows, each as often as its weight says."""
         return len(self.x) if self.weights is None else self.weights.double().sum().item()
 
-    def blocks(self, device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-        """Arguments of ``expect``: rows on the device, with weights where there are some."""
-        parts = (self.x,) if self.weights is None else (self.x, self.weights)
-        for pieces in zip(*(part.split(int(self.max_rows)) for part in parts), strict=True):
-            yield tuple(piece.to(device) for piece in pieces)
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """What is known of the rows, by the names of the arguments of ``expect``."""
+        both = {"weights": self.weights, "labels": self.labels}
+        return {name: value for name, value in both.items() if value is not None}
+
+    def blocks(self, device: torch.device) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Arguments of ``expect``: rows on the device, and what is known of them."""
+        size = int(self.max_rows)
+        for start in range(0, len(self.x), size):
+            rows = slice(start, start + size)
+            known = {name: value[rows].to(device) for name, value in self.given.items()}
+            yield self.x[rows].to(device), known
 
 
-def prepared(gen: nn.Module, x: Any, weights: Any, max_rows: int | None) -> Rows:
+def prepared(gen: nn.Module, x: Any, weights: Any, labels: Any, max_rows: int | None) -> Rows:
     """The data in one form.
 
     Sequences padded with NaN, rows without weight left out; refuses what no row may be.
@@ -62,8 +71,16 @@ def prepared(gen: nn.Module, x: Any, weights: Any, max_rows: int | None) -> Rows
     if weights is not None:
         weights = rows_from("weights", weights, like.dtype)
         _check_weights(gen, x, weights)
-        x, weights = x[(weights > 0).to(x.device)], weights[weights > 0].to(x)
-    rows = Rows(x, weights, max_rows)
+    if labels is not None:
+        labels = rows_from("labels", labels, like.dtype)
+        _check_labels(gen, x, labels)
+        labels = labels.nan_to_num(-1.0).long().to(x.device)
+    if weights is not None:
+        positive = (weights > 0).to(x.device)
+        x = x[positive]
+        labels = None if labels is None else labels[positive]
+        weights = weights[weights > 0].to(x)
+    rows = Rows(x, weights, labels, max_rows)
     _check_rows(distribution, rows, like.device)
     return rows
 
@@ -87,14 +104,34 @@ def _check_shape(x: Tensor, event: tuple[int, ...], sequences: Ragged | None) ->
         )
 
 
-def _check_weights(gen: Any, x: Tensor, weights: Tensor) -> None:
+def _check_takes(gen: Any, name: str, advice: str) -> None:
     if not all(
-        "weights" in inspect.signature(method).parameters for method in (gen.expect, gen.initialize)
+        name in inspect.signature(method).parameters for method in (gen.expect, gen.initialize)
     ):
         raise TypeError(
-            "expected a family whose expect and initialize take weights, got "
-            f"{type(gen).__name__}; repeat the rows"
+            f"expected a family whose expect and initialize take {name}, got "
+            f"{type(gen).__name__}; {advice}"
         )
+
+
+def _check_labels(gen: Any, x: Tensor, labels: Tensor) -> None:
+    _check_takes(gen, "labels", "take a GaussianMixture, or state the label with pg.observe")
+    if labels.shape != x.shape[:1]:
+        raise ValueError(
+            f"expected a label for each of {len(x)} rows, got shape {tuple(labels.shape)}; mark "
+            "the unknown ones NaN"
+        )
+    wrong = ~(labels.isnan() | ((labels >= 0) & (labels == labels.floor()) & labels.isfinite()))
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"expected labels 0, 1, ..., or NaN (unknown), got {labels[row]:g} in row {row}; mark "
+            "unknown ones NaN: torch.where(labels < 0, torch.nan, labels)"
+        )
+
+
+def _check_weights(gen: Any, x: Tensor, weights: Tensor) -> None:
+    _check_takes(gen, "weights", "repeat the rows")
     if (
         weights.shape != x.shape[:1]
         or not (weights.isfinite() & (weights >= 0)).all()

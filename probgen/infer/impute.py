@@ -16,12 +16,18 @@ from probgen.core import checks
 from probgen.core.conversion import has_named_columns, tensor_from
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
-from probgen.core.kinds import density_kind, kind_of, worst
+from probgen.core.kinds import density_kind, kind_of, visits_one, worst
 from probgen.core.modes import infers
 from probgen.core.reading import Reading, read
 from probgen.core.runtime import isolated, validation
 from probgen.core.seeds import Seed, takes_seed
-from probgen.core.sites import in_plate, is_enumerated, latent_sites, sample_sites
+from probgen.core.sites import (
+    completed_sites,
+    in_plate,
+    is_enumerated,
+    latent_sites,
+    sample_sites,
+)
 from probgen.distributions.conditional import conditional, observed
 from probgen.distributions.gibbs import completions
 from probgen.infer.posterior import posterior_of
@@ -123,8 +129,10 @@ def impute(
               \sim p(x_m \mid x_o, z)
 
     started by a tenth as many steps that accept everything. Globals of a Bayesian model are drawn
-    from its guide, one set per draw. Entries are taken to be missing at random. The model runs in
-    eval mode, and is left in the mode that it is in.
+    from its guide, one set per draw. Rows that are latent where they are missing
+    (:func:`probgen.observe`) come from their exact conditional where they are summed out, else from
+    the guide (*heuristic*). Entries are taken to be missing at random. The model runs in eval mode,
+    and is left in the mode that it is in.
 
     Parameters
     ----------
@@ -204,6 +212,8 @@ def _impute(
 ) -> tuple[Tensor, str, Tensor]:
     """Draws of one model, or of one model for every draw of the globals."""
     probe = _trace(gen.model, batch)
+    if _is_partly_observed(probe):
+        return _partly_observed(gen, batch, draws)
     if all(in_plate(site, gen.plate) for site in latent_sites(probe).values()):
         return _ImputationChains(gen, gen.model, gen.guide, compile).draw(batch, draws, num_steps)
     if all(
@@ -220,6 +230,23 @@ def _impute(
         parts.append(_ImputationChains(gen, model, guide, compile).draw(batch, 1, num_steps))
     completed, kinds, acceptance = zip(*parts, strict=True)
     return torch.cat(completed), kinds[0], torch.stack(acceptance).mean(0)
+
+
+def _is_partly_observed(probe: poutine.Trace) -> bool:
+    """Whether missing rows of x are latent sites of the program."""
+    return any(site["name"] == "x" for site in completed_sites(probe))
+
+
+def _partly_observed(gen: GenerativeModel, batch: tuple, draws: int) -> tuple[Tensor, str, Tensor]:
+    """Draws of rows that are latent where x is missing.
+
+    Exact where they are summed out, else those of the guide.
+    """
+    x = batch[0]
+    completed = posterior_of(gen, batch, draws, discrete=True)["x"].to(x.dtype)
+    drawn = latent_sites(_trace(gen.guide, batch)).values()
+    guessed = any(in_plate(site, gen.plate) and not is_enumerated(site) for site in drawn)
+    return completed, "heuristic" if guessed else "exact", torch.ones(len(x), device=x.device)
 
 
 def _given_labels(gen: GenerativeModel, batch: tuple, draws: int) -> tuple[Tensor, str, Tensor]:
@@ -244,7 +271,10 @@ def _missing(gen: GenerativeModel, batch: tuple) -> Tensor:
         return missing
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
-        return ~observed(_distribution(_trace(gen.model, batch)), batch[0])
+        probe = _trace(gen.model, batch)
+        if _is_partly_observed(probe):
+            return missing
+        return ~observed(_distribution(probe), batch[0])
 
 
 def _trace(program: Callable, batch: tuple) -> poutine.Trace:
@@ -407,8 +437,9 @@ def _kind(pair: Reading, plate: str) -> str:
 
     An inexact guide is refused.
     """
+    explores = not visits_one(pair, plate)
     kind_of(pair, plate)
-    exact = (
+    exact = explores and (
         worst(*(density_kind(site["fn"]) for site in sample_sites(pair.model).values())) == "exact"
     )
     return "asymptotic" if exact else "heuristic"

@@ -24,7 +24,9 @@ class GAN(DistributionModule):
     objective: the same network of noise learns from any of them. With a context the generator is
     called with two arguments, ``generator(z, context)`` (:class:`SideBySide
     <probgen.nn.side_by_side.SideBySide>` makes one of any network of one argument), and so is the
-    critic.
+    critic. Of texts both see what an encoder makes of them as one vector: ``SideBySide(network,
+    encode=Pooled(TextEncoder(levels, length)))`` and ``DCGANCritic(shape, context=TextEncoder(levels,
+    length))``.
 
     Parameters
     ----------
@@ -60,6 +62,7 @@ class GAN(DistributionModule):
     """
 
     unknown_contexts = False
+    context_declared_by = "generator"
     context_hint = (
         "build its generator as SideBySide(network) of {size} more inputs, and give event_shape="
     )

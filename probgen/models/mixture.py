@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.entry import as_rows
 from probgen.core.missing import check_event, fill_missing
 from probgen.core.module import DistributionModule
+from probgen.core.sums import sum_of
 from probgen.core.threads import one_core
 from probgen.distributions.cholesky import Limits, half_trace_of_inverse, rounding_variance
 from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.frozen import put, thawed
-from probgen.distributions.mixture_moments import log_joint, moments
+from probgen.distributions.mixture_moments import log_joint, moments, weighted_moments
 from probgen.distributions.mixture_steps import MixtureParameters
 from probgen.distributions.support import check_columns, responsibilities
+from probgen.distributions.tables import weighted_sum
 
 _EMPTY = 1e-6  # expected rows of a component that has none
 _ROWS_FOR_START = 2**16
@@ -166,12 +171,34 @@ class GaussianMixture(DistributionModule):
             )
         return self
 
-    def expect(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def expect(
+        self, x: Tensor, weights: Tensor | None = None, labels: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """E-step on rows ``(n, D)``, NaN = missing.
 
-        log-likelihood, and moments about the present means.
+        log-likelihood, and moments about the present means. With labels ``(n,)``, -1 = unknown, a
+        row belongs to its own component, and log p(x, y) is its log-likelihood.
         """
-        return moments(x, self._mixture, weights)
+        if labels is None:
+            return moments(x, self._mixture, weights)
+        self._check_labels(labels)
+        counts = x.new_ones(len(x)) if weights is None else weights
+        known = labels >= 0
+        parts = []
+        if known.any():
+            parts.append(self._labeled(x[known], counts[known], labels[known]))
+        if not known.all():
+            parts.append(moments(x[~known], self._mixture, counts[~known]))
+        sums = {name: sum_of(each[name] for _, each in parts) for name in parts[0][1]}
+        return sum_of(value for value, _ in parts), sums
+
+    def _labeled(
+        self, x: Tensor, weights: Tensor, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same of rows that all have a label."""
+        value = self._log_joint(x).gather(1, labels[:, None])[:, 0]
+        shares = one_hot(labels, self.components).mT * weights
+        return weighted_sum(value, weights), weighted_moments(x, shares, self._mixture)
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         r"""What ``regularization`` makes the M-step subtract.
@@ -223,13 +250,19 @@ class GaussianMixture(DistributionModule):
 
     @torch.no_grad()
     def initialize(
-        self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        weights: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         """Clusters of rows ``(N, D)`` found by k-means, after k-means++, on standardized columns.
 
         Means and weights are those of the clusters, covariances start at their pooled covariance,
         which is regular where that of a small cluster is not. Works on at most 65,536 rows, drawn
-        at random; missing entries (NaN) enter as the means of their columns.
+        at random; missing entries (NaN) enter as the means of their columns. With labels ``(N,)``,
+        -1 = unknown, k-means starts from the means of the labeled rows (Basu, Banerjee, Mooney
+        2002, Semi-supervised clustering by seeding), so that component y is class y.
 
         Raises
         ------
@@ -242,22 +275,27 @@ class GaussianMixture(DistributionModule):
         self._check_rows(len(x))
         check_columns(x, self.regularization > 0, "remove them, or use regularization > 0")
         share = x.new_ones(len(x)).double() if weights is None else weights.double()
+        own = x.new_full((len(x),), -1).long() if labels is None else labels
+        self._check_labels(own)
         if len(x) > _ROWS_FOR_START:
-            kept = torch.randperm(len(x), generator=generator)[:_ROWS_FOR_START].to(x.device)
+            kept = torch.randperm(len(x), generator=generator).to(x.device)
+            kept = kept[(own[kept] < 0).sort(stable=True).indices]  # rows with a label first
+            kept = kept[:_ROWS_FOR_START]
             x = x[kept]
             share = share[kept]
+            own = own[kept]
         center = x.double().nanmean(0)
         z = fill_missing(x.double() - center)
         scale = z.square().mean(0).sqrt()
-        labels, clusters = _k_means(
-            z / torch.where(scale > 0, scale, 1.0), self.components, generator, share
+        found, clusters = _k_means(
+            z / torch.where(scale > 0, scale, 1.0), self.components, generator, share, own
         )
         means = clusters * scale
-        residual = z - means[labels]
+        residual = z - means[found]
         pooled = (residual.mT * share) @ residual / share.sum() + torch.diag_embed(
             1e-3 * scale.square()
         )
-        counts = labels.bincount(share, minlength=self.components) + 1
+        counts = found.bincount(share, minlength=self.components) + 1
         scatter = self.covariance.reduce(pooled.expand(self.components, -1, -1))
         ones = torch.ones_like(counts)
         self._update(
@@ -291,6 +329,13 @@ class GaussianMixture(DistributionModule):
         put(self.logits, weights.log())
         put(self.loc, means)
 
+    def _check_labels(self, labels: Tensor) -> None:
+        if len(labels) and labels.max() >= self.components:
+            raise ValueError(
+                f"expected labels 0, ..., {self.components - 1}, got {int(labels.max())}; use "
+                f"{int(labels.max()) + 1} components or more"
+            )
+
     def _check_rows(self, rows: int) -> None:
         if rows < self.components:
             raise ValueError(
@@ -301,18 +346,48 @@ class GaussianMixture(DistributionModule):
 
 
 def _k_means(
-    z: Tensor, components: int, generator: torch.Generator | None, weights: Tensor
+    z: Tensor,
+    components: int,
+    generator: torch.Generator | None,
+    weights: Tensor,
+    labels: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Labels ``(N,)`` and centers ``(K, D)`` of the clusters of rows.
+    """Clusters ``(N,)`` and centers ``(K, D)`` of rows, each as often as its weight says.
 
-    Each as often as its weight says.
+    From the means of the rows with a label, where there are any.
     """
     from sklearn.cluster import KMeans
 
+    start: Any = "k-means++"
+    if (labels >= 0).any():
+        start = _seeds(z, components, generator, weights, labels).cpu().numpy()
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    found = KMeans(components, n_init=1, random_state=seed).fit(
+    found = KMeans(components, init=start, n_init=1, random_state=seed).fit(
         z.cpu().numpy(), sample_weight=weights.cpu().numpy()
     )
     return torch.as_tensor(found.labels_, device=z.device).long(), torch.as_tensor(
         found.cluster_centers_
     ).to(z)
+
+
+def _seeds(
+    z: Tensor,
+    components: int,
+    generator: torch.Generator | None,
+    weights: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """Means ``(K, D)`` of the rows of each label.
+
+    For components without any a row far from the others, drawn as k-means++ does.
+    """
+    known = labels >= 0
+    shares = one_hot(labels[known], components).mT * weights[known]
+    rows = shares.sum(1)
+    seeds = shares @ z[known] / rows[:, None]
+    for component in (rows == 0).nonzero().flatten().tolist():
+        others = seeds[seeds.isfinite().all(1)]
+        chances = torch.cdist(z, others).amin(1).square() * weights
+        row = torch.multinomial(chances.cpu(), 1, generator=generator)
+        seeds[component] = z[int(row)]
+    return seeds

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.contexts import beside_size, distribution_given, ignores, received, size_of
+from probgen.core.contexts import (
+    beside,
+    beside_size,
+    distribution_given,
+    ignores,
+    received,
+    size_of,
+)
 from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.turns import same_random_state
@@ -97,12 +104,12 @@ class VAE(LatentVariableModel):
                 f"{tuple(x.shape)}; take out the dims between rows and events"
             )
         return self.encoder(
-            _side_by_side(fill_missing(x), received(self, context), self.encoder.context_ndim)
+            beside(fill_missing(x), received(self, context), self.encoder.context_ndim)
         )
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """The likelihood p(x | z, c): ``(*batch, Z) -> batch_shape (*batch,)``."""
-        return self.decoder(_side_by_side(z, received(self, context), self.decoder.context_ndim))
+        return self.decoder(beside(z, received(self, context), self.decoder.context_ndim))
 
 
 def _length(prior: DistributionModule | LatentVariableModel) -> int | None:
@@ -112,19 +119,3 @@ def _length(prior: DistributionModule | LatentVariableModel) -> int | None:
     with torch.no_grad(), same_random_state():
         shape = prior().event_shape
     return shape[0] if len(shape) == 1 else None
-
-
-def _side_by_side(value: Tensor, context: Tensor | None, event_ndim: int) -> Tensor:
-    """``(*batch, *event)`` and ``(*batch, K)`` as one tensor.
-
-    Along channels of images, else along the last dim.
-    """
-    if context is None:
-        return value
-    at = -3 if event_ndim >= 3 else -1
-    context = context.reshape(
-        *context.shape[:-1], *(1,) * (event_ndim + at), context.shape[-1], *(1,) * (-1 - at)
-    )
-    shape = list(value.shape)
-    shape[at] = context.shape[at]
-    return torch.cat((value, context.expand(shape)), at)

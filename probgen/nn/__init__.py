@@ -2,15 +2,21 @@
 
 from probgen.nn.augment import Color, Cutout, Jitter, RandomAffine, Thickness, Translation
 from probgen.nn.basic import Constant, Standardize
+from probgen.nn.context_sequence import Pooled
 from probgen.nn.conv import ConvDecoder, ConvEncoder, ResidualBlock
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.nn.dit import DiT
 from probgen.nn.encodings import Levels, OneHot
+from probgen.nn.equalized import PixelNorm, equalized
 from probgen.nn.invertible import CouplingNet
 from probgen.nn.mlp import MLP
+from probgen.nn.progressive import Fade, ProgressiveCritic, ProgressiveGenerator
+from probgen.nn.quantizers import Codebook, FiniteScalarQuantizer
 from probgen.nn.recurrent import RNN, Combiner, GatedTransition
 from probgen.nn.side_by_side import SideBySide
+from probgen.nn.style import ModulatedConvolution, StyleGenerator, StyleTruncation
 from probgen.nn.temporal import TemporalConvolution
+from probgen.nn.text import PretrainedEncoder, SequenceEncoder, TextEncoder
 from probgen.nn.time import TimeMLP
 from probgen.nn.transformer import Tokens
 from probgen.nn.unet import UNet
@@ -18,6 +24,7 @@ from probgen.nn.unet import UNet
 __all__ = [
     "MLP",
     "RNN",
+    "Codebook",
     "Color",
     "Combiner",
     "Constant",
@@ -28,18 +35,31 @@ __all__ = [
     "DCGANCritic",
     "DCGANGenerator",
     "DiT",
+    "Fade",
+    "FiniteScalarQuantizer",
     "GatedTransition",
     "Jitter",
     "Levels",
+    "ModulatedConvolution",
     "OneHot",
+    "PixelNorm",
+    "Pooled",
+    "PretrainedEncoder",
+    "ProgressiveCritic",
+    "ProgressiveGenerator",
     "RandomAffine",
     "ResidualBlock",
+    "SequenceEncoder",
     "SideBySide",
     "Standardize",
+    "StyleGenerator",
+    "StyleTruncation",
     "TemporalConvolution",
+    "TextEncoder",
     "Thickness",
     "TimeMLP",
     "Tokens",
     "Translation",
     "UNet",
+    "equalized",
 ]

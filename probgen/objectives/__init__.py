@@ -7,6 +7,7 @@ from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.base import Objective
 from probgen.objectives.contrastive import ContrastiveDivergence
+from probgen.objectives.cycle import CycleConsistency
 from probgen.objectives.denoising import Denoising
 from probgen.objectives.discrepancy import (
     MMD,
@@ -16,8 +17,10 @@ from probgen.objectives.discrepancy import (
     InverseMultiquadric,
     SlicedWasserstein,
 )
+from probgen.objectives.distillation import SoftTargets
 from probgen.objectives.elbo import ELBO
 from probgen.objectives.enumerated import EnumeratedELBO, default_objective
+from probgen.objectives.factor_vae import FactorVAE
 from probgen.objectives.games import (
     FDivergence,
     Hinge,
@@ -26,19 +29,27 @@ from probgen.objectives.games import (
     Relativistic,
     Wasserstein,
 )
+from probgen.objectives.generator_regularizers import (
+    DiversitySensitive,
+    FeatureMatching,
+    ModeSeeking,
+    PathLength,
+)
 from probgen.objectives.hybrid import Hybrid
 from probgen.objectives.importance import IWAE, DReG, Renyi
 from probgen.objectives.invariant_information import InvariantInformation
 from probgen.objectives.latent_matching import MatchedLatents
 from probgen.objectives.noise_contrastive import NoiseContrastive
+from probgen.objectives.parts import Average, Frozen
 from probgen.objectives.pseudo_likelihood import PseudoLikelihood
-from probgen.objectives.regularizers import R1, R2, GradientPenalty
-from probgen.objectives.schedules import cyclical, linear_warmup
+from probgen.objectives.regularizers import R1, R2, GradientPenalty, Lazy, Scheduled
+from probgen.objectives.schedules import cyclical, geometric, linear_warmup
 from probgen.objectives.score_matching import (
     DenoisingScoreMatching,
     ScoreMatching,
     SlicedScoreMatching,
 )
+from probgen.objectives.total_correlation import TotalCorrelation
 from probgen.objectives.wake_sleep import WakeSleep
 
 __all__ = [
@@ -50,33 +61,46 @@ __all__ = [
     "RBF",
     "Adversarial",
     "Adversary",
+    "Average",
     "ContrastiveDivergence",
+    "CycleConsistency",
     "DReG",
     "Denoising",
     "DenoisingScoreMatching",
     "Discrepancy",
+    "DiversitySensitive",
     "EnergyDistance",
     "EnumeratedELBO",
     "FDivergence",
+    "FactorVAE",
+    "FeatureMatching",
+    "Frozen",
     "GradientPenalty",
     "Hinge",
     "Hybrid",
     "InvariantInformation",
     "InverseMultiquadric",
+    "Lazy",
     "LeastSquares",
     "MatchedLatents",
+    "ModeSeeking",
     "NoiseContrastive",
     "NonSaturating",
     "Objective",
+    "PathLength",
     "PseudoLikelihood",
     "Relativistic",
     "Renyi",
+    "Scheduled",
     "ScoreMatching",
     "SlicedScoreMatching",
     "SlicedWasserstein",
+    "SoftTargets",
+    "TotalCorrelation",
     "WakeSleep",
     "Wasserstein",
     "cyclical",
     "default_objective",
+    "geometric",
     "linear_warmup",
 ]

@@ -5,7 +5,7 @@ Closed-form divergences where they exist, low-variance estimates elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from probgen.core import checks
 from probgen.core.kinds import density_kind
 from probgen.core.loss_parts import note, noting
+from probgen.core.penalty import is_penalty
 from probgen.core.recording import RecordedSites, log_prob, record_sites, score_function
 from probgen.core.runtime import PARTICLES, MultiFrameTensor, isolated
 from probgen.core.sites import Sites
@@ -67,10 +68,11 @@ class ELBO(Objective):
         Weight of the divergences: a number, or a function of the step count (a 0-dim tensor, from
         0) such as ``linear_warmup(1000)``. Steps count calls in training mode and are saved with
         the objective; in eval mode the weight at step infinity is used.
-    free_bits : float
+    free_bits : float or dict
         Nats per latent dim that cost nothing more: each dim contributes the larger of this and its
         divergence averaged over rows. A divergence that does not split into D dims counts as a
-        whole, with D times the allowance.
+        whole, with D times the allowance. A number for all sites, or a dict of numbers by site, 0
+        for those not named: levels of a hierarchy that would switch off are kept alone.
     particles : int
         Draws per row.
     plate : str
@@ -115,7 +117,7 @@ class ELBO(Objective):
     def __init__(
         self,
         beta: float | WeightSchedule = 1.0,
-        free_bits: float = 0.0,
+        free_bits: float | Mapping[str, float] = 0.0,
         particles: int = 1,
         *,
         plate: str = "data",
@@ -123,7 +125,10 @@ class ELBO(Objective):
         vectorized: bool = True,
     ):
         checks.scheduled(beta=beta)
-        checks.not_negative(free_bits=free_bits)
+        if isinstance(free_bits, Mapping):
+            checks.not_negative(**free_bits)
+        else:
+            checks.not_negative(free_bits=free_bits)
         checks.at_least(1, particles=particles)
         checks.text(plate=plate)
         checks.at_least(0, max_plate_nesting=max_plate_nesting)
@@ -169,6 +174,7 @@ class ELBO(Objective):
         for _ in range(1 if self.vectorized else self.particles):
             run = record_sites(model, guide, batch, self._inside, self.max_plate_nesting)
             check_pair(run.model, run.guide, "bound", "ELBO")
+            self._check_named(run)
             estimates.append(self._estimate(run, beta))
         loss = sum(estimate.loss for estimate in estimates)
         loss = loss + self.baselines([estimate.signals for estimate in estimates], self.particles)
@@ -193,17 +199,42 @@ class ELBO(Objective):
             (site,) = alone.values()
             return _of_bound(site, terms)
         costs = [Cost(site, -log_prob(site)) for site in alone.values()]
+        penalties = {name: site for name, site in run.guide.items() if is_penalty(site)}
         for name, site in run.guide.items():
+            if name in penalties:
+                continue
             cost = divergence(site, run.model.get(name), ordered)._replace(weight=beta)
-            costs.append(self._free(cost) if self.free_bits else cost)
+            allowance = self._allowance(name)
+            costs.append(self._free(cost, allowance) if allowance else cost)
         sums = [cost.sum() for cost in costs]
         loss = sum(
             scale_and_mask(value, cost.weight) for cost, value in zip(costs, sums, strict=True)
         )
         parts = _parts(costs, sums, len(alone)) if noting() and run.guide else {}
+        for name, site in penalties.items():
+            paid = log_prob(site).sum()
+            loss = loss + paid
+            parts |= {name: paid.detach()} if noting() else {}
         return Estimate(loss, _signals(costs), parts)
 
-    def _free(self, cost: Cost) -> Cost:
+    def _allowance(self, name: str) -> float:
+        """The free nats per dim of a site."""
+        if isinstance(self.free_bits, Mapping):
+            return self.free_bits.get(name, 0.0)
+        return self.free_bits
+
+    def _check_named(self, run: RecordedSites) -> None:
+        """Refuses free bits for sites that the guide does not draw."""
+        if not isinstance(self.free_bits, Mapping):
+            return
+        for name in self.free_bits:
+            if name not in run.guide:
+                raise ValueError(
+                    f"ELBO: expected free bits for sites that the guide draws, got '{name}' (it "
+                    f"draws {', '.join(run.guide) or 'none'}); correct the name in free_bits"
+                )
+
+    def _free(self, cost: Cost, allowance: float) -> Cost:
         """Charges the allowance instead of the divergence of each dim where that is smaller."""
         site = cost.site
         dims = cost.dims
@@ -225,7 +256,7 @@ class ELBO(Objective):
         )
         counts = counts.reshape(counts.shape + (1,) * dims)
         spent = cost.entries.sum(rows, keepdim=True) if rows else cost.entries
-        allowed = self.free_bits * cost.size * (counts.sum(rows, keepdim=True) if rows else counts)
+        allowed = allowance * cost.size * (counts.sum(rows, keepdim=True) if rows else counts)
         charged = torch.where(spent > allowed, 0.0, allowed).sum()
         return cost._replace(
             entries=torch.where(spent > allowed, cost.entries, 0.0),

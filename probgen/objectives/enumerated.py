@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.loss_parts import note
+from probgen.core.loss_parts import note, noting
 from probgen.core.modes import infers
-from probgen.core.recording import enumerated_bound, enumerated_runs
+from probgen.core.recording import EnumeratedBound, enumerated_bound, enumerated_runs
 from probgen.core.runtime import isolated
 from probgen.core.sites import densities, is_enumerated
 from probgen.core.sums import sum_of
@@ -84,22 +84,34 @@ class EnumeratedELBO(Objective):
     ) -> Tensor:
         together = self.vectorized and self.particles > 1
         loss: Any = 0.0
-        divergences = []
+        bounds = []
         for _ in range(1 if together else self.particles):
             inside = self.particles if together else None
             for p, q in enumerated_runs(model, guide, batch, inside, self.max_plate_nesting):
                 check_pair(densities(p.nodes), densities(q.nodes), "bound", "EnumeratedELBO")
                 refuse_baselines(densities(q.nodes), "EnumeratedELBO")
-                bound, divergence = enumerated_bound(p, q)
-                loss = loss - bound
-                divergences.append(divergence)
+                bound = enumerated_bound(p, q)
+                loss = loss - bound.value
+                bounds.append(bound)
         loss = loss / self.particles
-        known = [value for value in divergences if value is not None]
-        if len(known) == len(divergences):
-            kl = sum_of(known) / self.particles
-            note("reconstruction", loss.detach() - kl)
-            note("kl", kl)
+        if noting():
+            self._note(loss.detach(), bounds)
         return loss
+
+    def _note(self, loss: Tensor, bounds: list[EnumeratedBound]) -> None:
+        """Notes the parts of the loss: penalties, and the divergence where it has a value."""
+        divergences = [bound.divergence for bound in bounds if bound.divergence is not None]
+        if len(divergences) < len(bounds):
+            return
+        kl = sum_of(divergences) / self.particles
+        penalties = {
+            name: sum_of(bound.penalties[name] for bound in bounds) / self.particles
+            for name in bounds[0].penalties
+        }
+        note("reconstruction", loss - kl - sum(penalties.values()))
+        note("kl", kl)
+        for name, value in penalties.items():
+            note(name, value)
 
 
 @infers

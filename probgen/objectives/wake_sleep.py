@@ -13,7 +13,7 @@ from torch import Tensor
 from probgen.core import checks
 from probgen.core.kinds import average
 from probgen.core.recording import DetachedDraws
-from probgen.core.sites import densities
+from probgen.core.sites import completed_sites, densities
 from probgen.objectives.importance import weight_shares
 from probgen.objectives.weighted import RowWeighted, log_rows
 
@@ -84,6 +84,11 @@ class WakeSleep(RowWeighted):
         """log q(z' | x') of one draw (z', x') of the model per row, ``(rows,)``."""
         with torch.no_grad():
             dreamed = poutine.trace(poutine.uncondition(model)).get_trace(*batch)
+        for site in completed_sites(dreamed):
+            raise ValueError(
+                f"WakeSleep: expected sites that are observed in all rows, got '{site['name']}' of "
+                "which some are missing; the guide cannot be told a dream of those: use sleep=0"
+            )
         sites: Iterable[Any] = dreamed.nodes.values()
         given = [(site["infer"]["obs"], site["value"]) for site in sites if _was_observed(site)]
         told = tuple(next((x for obs, x in given if obs is value), value) for value in batch)

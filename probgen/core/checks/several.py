@@ -104,6 +104,22 @@ def vector(**values: Any) -> None:
             raise ValueError(f"expected {wanted}, got shape {tuple(value.shape)}; {advice}")
 
 
+def rows(event_ndim: int, /, **values: Tensor) -> None:
+    """Refuses tensors that are not rows ``(K, *event)`` of so many event dims.
+
+    >>> rows(1, pseudo_inputs=torch.zeros(3))
+    Traceback (most recent call last):
+    ValueError: expected pseudo_inputs of shape (K, *event) with 1 event dim, got (3,); give rows such as x[:100]
+    """
+    for name, value in values.items():
+        if value.ndim != event_ndim + 1:
+            dims = "dim" if event_ndim == 1 else "dims"
+            raise ValueError(
+                f"expected {name} of shape (K, *event) with {event_ndim} event {dims}, got "
+                f"{tuple(value.shape)}; give rows such as x[:100]"
+            )
+
+
 def sizes(low: int = 1, least: int = 0, /, **values: Any) -> None:
     """Refuses what is not a sequence of whole numbers >= ``low``, of ``least`` entries or more.
 

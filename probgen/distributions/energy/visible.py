@@ -50,12 +50,8 @@ class Visible(Protocol):
 
 
 @dataclass(frozen=True)
-class BernoulliUnits:
-    """Visible units 0. and 1., events of any shape; one raw parameter each, its log-odds.
-
-    >>> BernoulliUnits(2, 3).bind(torch.zeros(6)).log_weight(torch.ones(6)).sum()
-    tensor(0.)
-    """
+class _OfShape:
+    """Units that are one feature each."""
 
     shape: tuple[int, ...]
 
@@ -64,13 +60,22 @@ class BernoulliUnits:
         object.__setattr__(self, "shape", torch.Size(shape))
 
     @property
-    def raw(self) -> int:
-        """Number of raw parameters."""
-        return math.prod(self.shape)
-
-    @property
     def width(self) -> int:
         """Number of features."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, init=False)
+class BernoulliUnits(_OfShape):
+    """Visible units 0. and 1., events of any shape; one raw parameter each, its log-odds.
+
+    >>> BernoulliUnits(2, 3).bind(torch.zeros(6)).log_weight(torch.ones(6)).sum()
+    tensor(0.)
+    """
+
+    @property
+    def raw(self) -> int:
+        """Number of raw parameters."""
         return math.prod(self.shape)
 
     @property
@@ -94,8 +99,8 @@ class BernoulliUnits:
         return (torch.rand(shape, dtype=like.dtype, device=like.device) < 0.5).to(like.dtype)
 
 
-@dataclass(frozen=True)
-class GaussianUnits:
+@dataclass(frozen=True, init=False)
+class GaussianUnits(_OfShape):
     r"""Visible real units.
 
     Given the hidden ones normal with mean :math:`b + \sigma W h` and a learned scale.
@@ -110,19 +115,9 @@ class GaussianUnits:
     torch.Size([2])
     """
 
-    shape: tuple[int, ...]
-
-    def __init__(self, *shape: int):
-        checks.sizes(shape=shape)
-        object.__setattr__(self, "shape", torch.Size(shape))
-
     @property
     def raw(self) -> int:
         return 2 * math.prod(self.shape)
-
-    @property
-    def width(self) -> int:
-        return math.prod(self.shape)
 
     @property
     def support(self) -> constraints.Constraint:

@@ -79,7 +79,7 @@ class SeenEmission(NamedTuple):
     constant: Tensor
 
 
-def observe(system: System, x: Tensor, complete: bool) -> SeenEmission:
+def seen_emission(system: System, x: Tensor, complete: bool) -> SeenEmission:
     """One step ``(B, D)``."""
     if complete:
         constant = x.new_full((len(x),), -0.5 * x.shape[-1] * math.log(2 * math.pi))
@@ -109,7 +109,7 @@ def kalman_filter(system: System, x: Tensor) -> Filtered:
         if step:
             mean = mean @ system.transition.mT
             cov = predicted_cov(system, cov)
-        value, matrix, noise, constant = observe(system, row, complete)
+        value, matrix, noise, constant = seen_emission(system, row, complete)
         residual = value - apply(matrix, mean)
         tril = torch.linalg.cholesky(matrix @ cov @ matrix.mT + noise)
         gain = torch.cholesky_solve(matrix @ cov, tril).mT

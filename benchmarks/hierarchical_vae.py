@@ -1,0 +1,192 @@
+"""Hierarchies of latents and priors made of the encoder, beside the VAE with a mixture as prior.
+
+scikit-learn's digits of 17 levels (rows, decoder and schedule of ``vae_digits.py``), or static
+binarized MNIST (those of ``vae_mnist.py``). Scores are negative log-likelihoods of test rows in
+nats per image.
+
+    python benchmarks/hierarchical_vae.py digits --models mixture vamp exemplar hierarchy ladder
+    python benchmarks/hierarchical_vae.py mnist --data DIR --models hierarchy --epochs 50
+
+``--results`` keeps what is done in a file, by which an interrupted study goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import vae_digits
+import vae_mnist
+from common import command_line, kept, ranking
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+import probgen as pg
+from probgen.heads import Bernoulli, DiscretizedLogisticMixture, Gaussian
+from probgen.latents import ExemplarPrior, Level, VampPrior, precision_weighted
+from probgen.nn import MLP
+
+PUBLISHED = {
+    "digits": vae_digits.PUBLISHED | {"VAE with a mixture of 20 as prior": 83.0},
+    "mnist": vae_mnist.PUBLISHED
+    | {"ladder VAE, 5 levels (dynamic binarization)": 81.74}
+    | {"VAE with a mixture of 50 as prior, 5,000 particles": 82.8},
+}
+
+
+class Body(nn.Module):
+    """The layers of an encoder before its last one: ``(B, 1, H, W) -> (B, F)``."""
+
+    def __init__(self, encoder: nn.Sequential):
+        super().__init__()
+        self.layers = nn.Sequential(*list(encoder)[:-1])
+        self.size = encoder[-1].in_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, *x.shape[-3:])
+        return self.layers(flat).unflatten(0, x.shape[:-3])
+
+
+class Reader(nn.Module):
+    """A state of any width as what a decoder reads: ``(*batch, W) -> (*batch, R, H, W)``."""
+
+    def __init__(self, width: int, latent: int, decoder: nn.Module):
+        super().__init__()
+        self.inputs = width
+        self.first = nn.Linear(width, latent)
+        self.decoder = decoder
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.decoder(self.first(state))
+
+
+def levels(body: Body, latents: list[int], width: int, ladder: bool) -> list[Level]:
+    """Dense levels above the body of a convolutional encoder; dropout here would cost latents."""
+
+    def net(before: int, after: int) -> MLP:
+        return MLP(before, [width], after)
+
+    made = []
+    for number, size in enumerate(latents):
+        lowest = number == len(latents) - 1
+        above = width if number else 0
+        prior: Any = Gaussian(net(width, 2 * size)) if number else pg.standard_normal(size)
+        features: nn.Module = nn.Sequential(net(width, width), nn.SiLU())
+        if lowest:
+            features = nn.Sequential(body, nn.Linear(body.size, width), nn.SiLU())
+        posterior = Gaussian(net(width + (0 if ladder else above), 2 * size))
+        step = nn.Sequential(nn.Linear(above + size, width), nn.SiLU())
+        combine = precision_weighted if ladder else None
+        made.append(Level(prior, posterior, features, step, combine))
+    return made
+
+
+def of_digits(name: str, rows: Tensor) -> Any:
+    """A model of digits by its name."""
+    gen = vae_digits.vae()
+    if name == "mixture":
+        return gen
+    if name == "vamp":
+        start = rows[torch.randperm(len(rows))[:200]]
+        support = constraints.interval(0.0, vae_digits.LEVELS - 1.0)
+        prior: Any = VampPrior(gen.encoder, start, support=support, learned_weights=True)
+        return pg.VAE(prior, gen.decoder, gen.encoder)
+    if name == "exemplar":
+        return pg.VAE(
+            ExemplarPrior(gen.encoder, rows, training_exemplars=200), gen.decoder, gen.encoder
+        )
+    width = 128
+    body = Body(vae_digits.Encoder(32, dropout=0.3))
+    stack = levels(body, [8, vae_digits.LATENT], width, ladder=name == "ladder")
+    reader = Reader(width, vae_digits.LATENT, gen.decoder.net)
+    head = DiscretizedLogisticMixture(
+        reader, levels=vae_digits.LEVELS, components=vae_digits.COMPONENTS, event_ndim=3
+    )
+    return pg.HierarchicalVAE(stack, head)
+
+
+def of_mnist(name: str, rows: Tensor) -> Any:
+    """A model of static MNIST by its name."""
+    gen = vae_mnist.vae()
+    if name == "mixture":
+        return gen
+    if name == "vamp":
+        start = rows[torch.randperm(len(rows))[:500]]
+        prior: Any = VampPrior(gen.encoder, start, support=constraints.unit_interval)
+        return pg.VAE(prior, gen.decoder, gen.encoder)
+    if name == "exemplar":
+        kernel = ExemplarPrior(gen.encoder, rows[:20_000], training_exemplars=200, scale=0.5)
+        return pg.VAE(kernel, gen.decoder, gen.encoder)
+    width = 256
+    body = Body(vae_mnist.Encoder(0.05))
+    stack = levels(body, [20, vae_mnist.LATENT], width, ladder=name == "ladder")
+    return pg.HierarchicalVAE(
+        stack, Bernoulli(Reader(width, vae_mnist.LATENT, gen.decoder.net), event_ndim=3)
+    )
+
+
+def digits(arguments: Any) -> Callable[[str], dict[str, float]]:
+    rows = vae_digits.load_digits()
+
+    def study(name: str) -> dict[str, float]:
+        torch.manual_seed(arguments.seed)
+        gen = of_digits(name, rows.train)
+        history = vae_digits.train(gen, rows, arguments.steps, arguments.seed)
+        bound = vae_digits.score(gen, rows.test, 1)
+        fine = vae_digits.score(gen, rows.test, arguments.particles)
+        return result(history, bound, fine)
+
+    return study
+
+
+def mnist(arguments: Any) -> Callable[[str], dict[str, float]]:
+    rows = vae_mnist.load(arguments.data, seed=0)
+    warmup = pg.ELBO(beta=pg.objectives.linear_warmup(3000, start=0.1))
+
+    def study(name: str) -> dict[str, float]:
+        torch.manual_seed(arguments.seed)
+        gen = of_mnist(name, rows.train)
+        options = {"seed": arguments.seed}
+        history = vae_mnist.train(gen, rows, warmup, arguments.epochs, (2e-3, 4e-4), **options)
+        if arguments.tighten:
+            tight = pg.objectives.DReG(particles=4)
+            vae_mnist.train(gen, rows, tight, arguments.tighten, (4e-4, 1e-5), **options)
+        test = rows.test[: arguments.test_rows]
+        bound = vae_mnist.score(gen, test, 1)
+        return result(history, bound, vae_mnist.score(gen, test, arguments.particles))
+
+    return study
+
+
+def result(history: pg.History, bound: pg.Score, fine: pg.Score) -> dict[str, float]:
+    return {
+        "bound": round(-bound.mean, 2),
+        "nll": round(-fine.mean, 2),
+        "stderr": round(fine.stderr, 2),
+        "minutes": round(history.seconds / 60, 1),
+    }
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("rows", choices=["digits", "mnist"])
+    parser.add_argument("--models", nargs="+", default=["mixture", "vamp", "hierarchy", "ladder"])
+    parser.add_argument("--data", type=Path, help="folder of the IDX files of MNIST, or mnist.npz")
+    parser.add_argument("--steps", type=int, default=2500, help="of digits")
+    parser.add_argument("--epochs", type=int, default=50, help="of MNIST")
+    parser.add_argument("--tighten", type=int, default=6, help="epochs of DReG after those")
+    parser.add_argument("--particles", type=int, default=500)
+    parser.add_argument("--test-rows", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path)
+    arguments = parser.parse_args()
+    study = digits(arguments) if arguments.rows == "digits" else mnist(arguments)
+    done = kept(arguments.results, arguments.models, study)
+    names = {f"{name}, {arguments.particles} particles": row["nll"] for name, row in done.items()}
+    ranking(f"{arguments.rows}, ", PUBLISHED[arguments.rows], names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""Hierarchical variational autoencoders: several levels of latents, inferred from the top down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from probgen.core import checks
+from probgen.core.contexts import distribution_given, received
+from probgen.core.foreign import row_by_row
+from probgen.core.missing import fill_missing
+from probgen.core.module import (
+    DistributionModule,
+    LatentVariableModel,
+    data_plate,
+    standard_normal,
+)
+from probgen.heads import Gaussian
+from probgen.nn import MLP
+
+Combination = Callable[[Any, Any], dist.TorchDistribution]
+
+
+class Level(nn.Module):
+    r"""One level of a :class:`HierarchicalVAE`: a latent :math:`z_l`, its prior and its posterior.
+
+    Parameters
+    ----------
+    prior : DistributionModule
+        :math:`p(z_l \mid h_l)`; that of the top level takes no input (or the context).
+    posterior : DistributionModule
+        :math:`q(z_l \mid h_l, d_l)` with exact density, of the state from above and the features
+        from below side by side (along channels for images, else along the last dim); that of the
+        top level takes :math:`d_l` alone. With ``combine``, of :math:`d_l` alone at all levels.
+    features : nn.Module
+        Bottom-up network, :math:`d_{l+1} \mapsto d_l`; that of the lowest level takes x.
+    step : nn.Module
+        Top-down network, :math:`(h_l, z_l) \mapsto h_{l+1}` side by side; that of the top level
+        takes :math:`z_l` alone.
+    combine : callable, optional
+        ``combine(prior, evidence)`` makes the posterior of the prior's distribution at this level
+        and what ``posterior`` gives for the features alone: :func:`precision_weighted` is the
+        ladder VAE.
+    """
+
+    def __init__(
+        self,
+        prior: DistributionModule,
+        posterior: DistributionModule,
+        features: nn.Module,
+        step: nn.Module,
+        combine: Combination | None = None,
+    ):
+        checks.generative(prior=prior, posterior=posterior)
+        checks.network(features=features, step=step)
+        checks.function(**checks.given(combine=combine))
+        super().__init__()
+        self.prior = prior
+        self.posterior = posterior
+        self.features = features
+        self.step = step
+        self.combine = combine
+
+    @staticmethod
+    def dense(
+        inputs: int,
+        latents: Sequence[int],
+        width: int = 256,
+        *,
+        context: int = 0,
+        combine: Combination | None = None,
+    ) -> list[Level]:
+        """Levels of vectors, with networks of two hidden layers.
+
+        Parameters
+        ----------
+        inputs : int
+            Length of the rows.
+        latents : sequence of int
+            Sizes of the latents, from the top to the bottom.
+        width : int
+            Size of the hidden layers, the features and the states; the decoder takes a vector of
+            this length (and the context).
+        context : int
+            Length of contexts.
+        combine : callable, optional
+            As for :class:`Level`.
+
+        >>> len(Level.dense(64, [4, 16], width=32))
+        2
+        """
+        checks.at_least(1, inputs=inputs, width=width)
+        checks.sizes(1, 1, latents=latents)
+        checks.at_least(0, context=context)
+
+        def net(before: int, after: int) -> MLP:
+            return MLP(before, [width, width], after, residual=True)
+
+        levels = []
+        for number, size in enumerate(latents):
+            top = number == 0
+            lowest = number == len(latents) - 1
+            above = 0 if top else width
+            prior: DistributionModule = standard_normal(size)
+            if not top or context:
+                prior = Gaussian(net(above + context, 2 * size))
+            shown = width + context + (0 if combine else above)
+            posterior = Gaussian(net(shown, 2 * size))
+            features = net(inputs if lowest else width, width)
+            levels.append(Level(prior, posterior, features, net(above + size, width), combine))
+        return levels
+
+
+class HierarchicalVAE(LatentVariableModel):
+    r"""Hierarchical variational autoencoder with top-down inference.
+
+    .. math:: p(x, z_{1:L}) = p(z_1) \prod_{l=2}^L p(z_l \mid z_{<l})\; p(x \mid z_{1:L}), \qquad
+              q(z_{1:L} \mid x) = q(z_1 \mid x) \prod_{l=2}^L q(z_l \mid z_{<l}, x)
+
+    with level 1 at the top. A deterministic path from below makes features :math:`d_L, \dots, d_1`
+    of x, one from above makes states :math:`h_2, \dots, h_{L+1}` of the latents; generation and
+    inference share the one from above. The decoder is given :math:`h_{L+1}`.
+
+    Sites: latents ``"z1"`` (top) to ``"zL"``, observed ``"x"``, all in plate ``"data"``. Missing
+    entries of x (NaN) are integrated out by a decoder that does so, and enter the features as 0.
+    With a context c, the prior and posterior of every level and the decoder are given c beside
+    their own input. Levels that would switch off are kept by ``ELBO(free_bits={"z1": 0.1})``.
+
+    Parameters
+    ----------
+    levels : sequence of Level
+        From the top to the bottom; their latents may be vectors or images.
+    decoder : DistributionModule
+        :math:`p(x \mid h)`.
+    context : int
+        Length of contexts, 0 for none.
+
+    Raises
+    ------
+    ValueError
+        If there is no level.
+
+    References
+    ----------
+    Sønderby, Raiko, Maaløe, Sønderby, Winther (2016), Ladder variational autoencoders,
+    https://arxiv.org/abs/1602.02282; Kingma et al. (2016), Improved variational inference with
+    inverse autoregressive flow, https://arxiv.org/abs/1606.04934; Child (2021), Very deep VAEs,
+    https://arxiv.org/abs/2011.10650
+
+    >>> from probgen.heads import Bernoulli
+    >>> levels = Level.dense(9, [2, 4], width=16, combine=precision_weighted)
+    >>> gen = HierarchicalVAE(levels, Bernoulli(MLP(16, [16], 9)))
+    >>> gen().sample((5,)).shape, gen.encode(torch.ones(5, 9))["z2"].mean.shape
+    (torch.Size([5, 9]), torch.Size([5, 4]))
+    """
+
+    unknown_contexts = False
+    context_hint = "build it with context={size}, and its networks for {size} more inputs"
+
+    def __init__(self, levels: Sequence[Level], decoder: DistributionModule, *, context: int = 0):
+        checks.instances(Level, "pass a list of Level", levels=levels)
+        checks.generative(decoder=decoder)
+        checks.at_least(0, context=context)
+        super().__init__()
+        if not len(levels):
+            raise ValueError("expected one level or more, got none; pass Level.dense(D, [16, 32])")
+        self.levels: Any = nn.ModuleList(levels)
+        self.decoder = decoder
+        self.context_size = context
+
+    def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        context = received(self, context)
+        with data_plate(x, context):
+            state = None
+            for name, level in self._named():
+                prior = _prior(level, state, context)
+                state = _next(level, state, pyro.sample(name, prior), prior)
+            shown = _beside((state, self.decoder.context_ndim), (context, 1))
+            return pyro.sample("x", self.decoder(shown), obs=x)
+
+    def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
+        if x is None:  # all latents belong to rows: no globals to draw
+            return
+        context = received(self, context)
+        with data_plate(x, context):
+            self._inferred(x, context, lambda name, q: pyro.sample(name, q))
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> dict[str, Any]:
+        """The posterior of each level, by its site, given the means of those above.
+
+        ``(*batch, *event)`` -> distributions of batch shape ``(*batch,)``.
+        """
+        return self._inferred(x, received(self, context), lambda name, q: q.mean)
+
+    def _named(self) -> list[tuple[str, Level]]:
+        """The levels with their sites, from the top."""
+        return [(f"z{number}", level) for number, level in enumerate(self.levels, 1)]
+
+    def _inferred(
+        self, x: Tensor, context: Tensor | None, choose: Callable[[str, Any], Tensor]
+    ) -> dict[str, Any]:
+        """The posteriors from the top down, each given what is chosen of those above."""
+        features = [fill_missing(x)]
+        for level in reversed(self.levels):
+            features.append(level.features(features[-1]))
+        state = None
+        found = {}
+        for name, level in self._named():
+            posterior = _posterior(level, state, features.pop(), context)
+            found[name] = posterior
+            state = _next(level, state, choose(name, posterior), posterior)
+        return found
+
+
+def precision_weighted(prior: Any, evidence: Any) -> dist.TorchDistribution:
+    r"""The product of two independent normal distributions, renormalized: the ladder VAE's posterior.
+
+    .. math:: \sigma^{-2} = \sigma_p^{-2} + \sigma_e^{-2}, \qquad
+              \mu = \sigma^2 \left( \mu_p \sigma_p^{-2} + \mu_e \sigma_e^{-2} \right)
+
+    Distributions of events ``(*event)`` of independent normal entries, batch shapes that broadcast.
+    Sønderby et al. (2016), https://arxiv.org/abs/1602.02282, equation 7
+
+    >>> half = precision_weighted(*(dist.Normal(torch.tensor([m]), 1.0).to_event(1) for m in (0.0, 2.0)))
+    >>> half.mean, half.variance
+    (tensor([1.]), tensor([0.5000]))
+    """
+    precision = prior.variance.reciprocal() + evidence.variance.reciprocal()
+    weighted = prior.mean / prior.variance + evidence.mean / evidence.variance
+    combined = dist.Normal(weighted / precision, precision.rsqrt())
+    return combined.to_event(len(evidence.event_shape))
+
+
+def _prior(level: Level, state: Tensor | None, context: Tensor | None) -> Any:
+    """p(z_l | h_l, c); that of the top is given the context, if it takes one."""
+    if state is None:
+        return distribution_given(level.prior, context)
+    ndim = level.prior.context_ndim
+    return level.prior(_beside((state, ndim), (context, 1)))
+
+
+def _posterior(level: Level, state: Tensor | None, features: Tensor, context: Tensor | None) -> Any:
+    """q(z_l | h_l, d_l, c)."""
+    ndim = level.posterior.context_ndim
+    if level.combine is not None:
+        evidence = level.posterior(_beside((features, ndim), (context, 1)))
+        return level.combine(_prior(level, state, context), evidence)
+    return level.posterior(_beside((state, ndim), (features, ndim), (context, 1)))
+
+
+def _next(level: Level, state: Tensor | None, z: Tensor, distribution: Any) -> Tensor:
+    """The state below a level."""
+    own = len(distribution.event_shape)
+    ndim = level.posterior.context_ndim
+    shown = _beside((state, ndim), (z, own))
+    return row_by_row(level.step, shown, ndims=[own if state is None else max(ndim, own)])
+
+
+def _beside(*parts: tuple[Tensor | None, int]) -> Tensor:
+    """Values ``(*batch, *event)``, with their numbers of event dims, as one; ``None`` are left out.
+
+    Side by side along the last dim of vectors, along the channels of images. A vector beside an
+    image is repeated over all pixels; batch dims broadcast.
+    """
+    there = [(value, ndim) for value, ndim in parts if value is not None]
+    image = next((value for value, ndim in there if ndim == 3), None)
+    values = []
+    for value, ndim in there:
+        if image is not None and ndim == 1:
+            value = value[..., None, None].expand(*value.shape, *image.shape[-2:])
+        values.append(value)
+    along = -1 if image is None else -3
+    batches = [value.shape[: value.ndim - (1 if image is None else 3)] for value in values]
+    batch = torch.broadcast_shapes(*batches)
+    events = [value.shape[len(own) :] for value, own in zip(values, batches, strict=True)]
+    wide = [value.expand(*batch, *event) for value, event in zip(values, events, strict=True)]
+    return wide[0] if len(wide) == 1 else torch.cat(wide, along)

@@ -1,0 +1,1 @@
+"""StarGAN: one network that changes rows to whatever attributes are asked for."""

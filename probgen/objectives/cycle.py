@@ -1,0 +1,243 @@
+"""Cycle consistency: translation between two sets of rows, judged by what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from probgen.core import checks
+from probgen.core.loss_parts import note
+from probgen.core.missing import has_missing
+from probgen.core.recording import Recorder
+from probgen.core.sites import densities
+from probgen.core.sums import sum_of
+from probgen.core.turns import same_random_state
+from probgen.objectives.adversary import Adversary
+from probgen.objectives.base import Objective
+from probgen.objectives.games import Game, LeastSquares
+from probgen.objectives.regularizers import Regularizer
+from probgen.objectives.schedules import WeightSchedule, at_step
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def absolute_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Mean absolute difference of entries, row by row, ``(B, *event) x 2 -> (B,)``.
+
+    >>> absolute_distance(torch.zeros(2, 3), torch.ones(2, 3))
+    tensor([1., 1.])
+    """
+    return (x - y).abs().flatten(1).mean(-1)
+
+
+class Translations(NamedTuple):
+    """What a program of two sets makes of rows: of ``b`` in the place of a, and of ``a`` in b's."""
+
+    a: Tensor
+    b: Tensor
+
+
+class CycleConsistency(Objective):
+    r"""Adversarial translation between two sets whose rows come back: the loss of CycleGAN.
+
+    .. math:: L = \sum_b L_{\text{GAN}}(D_a; a, F(b)) + L_{\text{GAN}}(D_b; b, G(a))
+              + \lambda \big( d(F(G(a)), a) + d(G(F(b)), b) \big)
+              + \mu \big( d(G(b), b) + d(F(a), a) \big)
+
+    for a program of two arguments with an observed site of each, such as :class:`CycleGAN
+    <probgen.models.cycle_gan.CycleGAN>`. The program is run unconditioned on the rows (a, b), which
+    draws what stands for each; then once more on what it has drawn, which brings the rows back; and
+    for the last term on the sets exchanged. One backward gives every player its own gradient, as in
+    :class:`Adversary <probgen.objectives.Adversary>`.
+
+    A large weight :math:`\lambda` from the first step holds translations to maps that can be
+    undone, all along the way from where the networks begin: where the true map is not reached
+    so, it is never found, and another one that is consistent is. ``cycle=linear_warmup(2000, 0.0,
+    5.0)`` lets it rise.
+
+    Parameters
+    ----------
+    critic_a, critic_b : nn.Module
+        Scores of events of each set, as for :class:`Adversary <probgen.objectives.Adversary>`.
+    cycle : float or callable
+        Weight :math:`\lambda`: a number, or a function of the step count (a 0-dim tensor, from 0)
+        such as ``linear_warmup(1000)``; in eval mode its value at infinity counts.
+    identity : float or callable
+        Weight :math:`\mu`, likewise, for sets whose events have the same shape.
+    distance : callable, optional
+        d, row by row: ``(B, *event), (B, *event) -> (B,)``; default: the mean absolute difference
+        of entries.
+    game : Game, optional
+        What the players minimize; default :class:`LeastSquares
+        <probgen.objectives.LeastSquares>`.
+    regularizers : sequence of Regularizer
+        Penalties of both critics.
+    augment : callable, optional
+        As for :class:`Adversary <probgen.objectives.Adversary>`, for both critics.
+
+    Raises
+    ------
+    TypeError
+        At the call, if the program has no observed site for one of the arguments, or its
+        distribution has no ``rsample``.
+    ValueError
+        At the call, if rows are incomplete (NaN), and with ``identity`` for sets of different
+        shapes.
+
+    References
+    ----------
+    Zhu, Park, Isola, Efros (2017), Unpaired image-to-image translation using cycle-consistent
+    adversarial networks, https://arxiv.org/abs/1703.10593
+
+    >>> from probgen.models.cycle_gan import CycleGAN
+    >>> gen = CycleGAN(nn.Linear(2, 3), nn.Linear(3, 2))
+    >>> loss = CycleConsistency(nn.Linear(2, 1), nn.Linear(3, 1))
+    >>> loss(gen.model, gen.guide)(torch.zeros(5, 2), torch.ones(5, 3)).backward()
+    >>> all(p.grad is not None for p in (*gen.parameters(), *loss.parameters()))
+    True
+    """
+
+    descends = False
+    ignores_constants = True
+    step: Tensor
+
+    def __init__(
+        self,
+        critic_a: nn.Module,
+        critic_b: nn.Module,
+        *,
+        cycle: float | WeightSchedule = 10.0,
+        identity: float | WeightSchedule = 0.0,
+        distance: Distance | None = None,
+        game: Game | None = None,
+        regularizers: Sequence[Regularizer] = (),
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ):
+        checks.scheduled(cycle=cycle, identity=identity)
+        checks.function(**checks.given(distance=distance))
+        super().__init__()
+        options: dict[str, Any] = {
+            "game": LeastSquares() if game is None else game,
+            "regularizers": regularizers,
+            "augment": augment,
+        }
+        self.of_a = Adversary(critic_a, **options)
+        self.of_b = Adversary(critic_b, **options)
+        self.players = {"critic": nn.ModuleList([critic_a, critic_b])}
+        self.cycle = cycle
+        self.identity = identity
+        self.distance = absolute_distance if distance is None else distance
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
+        """Runs the critics once.
+
+        Their lazy parameters come into being, and shapes are checked before training.
+        """
+        training = self.training
+        self.eval()
+        with torch.no_grad(), same_random_state():
+            self.differentiable_loss(model, guide, *batch)
+        self.train(training)
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
+    ) -> Tensor:
+        real = self._sets(batch)
+        cycle = at_step(self.cycle, self.step, self.training)
+        identity = at_step(self.identity, self.step, self.training)
+        if self.training and (callable(self.cycle) or callable(self.identity)):
+            self.step.add_(1)
+        fake = self._translated(model, real)
+        count = len(real.a)
+        loss = real.a.new_zeros(())
+        games = {"a": (self.of_a, real.a, fake.a), "b": (self.of_b, real.b, fake.b)}
+        for name, (adversary, rows, made) in games.items():
+            parts = adversary.parts(rows, made)
+            for kind, value in parts.items():
+                note(f"{kind} of {name}", count * value)
+            loss = loss + count * sum_of(parts.values())
+        if _counts(cycle):
+            back = self._translated(model, fake)
+            gap = self._gap(back, real)
+            note("cycle", gap, cycle)
+            loss = loss + cycle * gap
+        if _counts(identity):
+            same = self._translated(model, self._exchanged(real))
+            gap = self._gap(same, real)
+            note("identity", gap, identity)
+            loss = loss + identity * gap
+        return loss
+
+    def _sets(self, batch: tuple) -> Translations:
+        """The rows of both sets; refuses anything else."""
+        if len(batch) != 2 or not all(torch.is_tensor(rows) for rows in batch):
+            raise TypeError(
+                "CycleConsistency: expected rows of two sets, got "
+                f"{[type(rows).__name__ for rows in batch]}; pass fit(gen, Unpaired(a, b), ...)"
+            )
+        if any(has_missing(rows) for rows in batch):
+            raise ValueError(
+                "CycleConsistency: expected complete rows, got NaN (missing), which would tell "
+                "translations apart; leave these rows out"
+            )
+        return Translations(*batch)
+
+    def _translated(self, model: Callable[..., Any], rows: Translations) -> Translations:
+        """What an unconditioned run of the program draws in the place of each of its arguments."""
+        with Recorder() as run, poutine.uncondition():
+            model(*rows)
+        sites = [
+            site for site in densities(run.sites).values() if site["infer"].get("was_observed")
+        ]
+        return Translations(*(self._drawn_for(name, sites, rows) for name in Translations._fields))
+
+    def _drawn_for(self, name: str, sites: list[Any], rows: Translations) -> Tensor:
+        """What was drawn at the site that observes one of the arguments."""
+        given = getattr(rows, name)
+        found = [site for site in sites if site["infer"]["obs"] is given]
+        place = "first" if name == "a" else "second"
+        if len(found) != 1:
+            raise TypeError(
+                f"CycleConsistency: expected one site that observes the {place} argument, got "
+                f"{len(found)}; use CycleGAN(to_b, to_a), or write pyro.sample(name, "
+                "distribution, obs=argument) for both arguments"
+            )
+        site = found[0]
+        if not site["fn"].has_rsample:
+            raise TypeError(
+                f"CycleConsistency: expected a distribution with rsample at site "
+                f"'{site['name']}', got {type(site['fn']).__name__}, through whose draws no "
+                "gradient passes; use CycleGAN(to_b, to_a)"
+            )
+        made: Tensor = site["value"]
+        if made.shape != given.shape:
+            raise ValueError(
+                f"CycleConsistency: expected draws of the shape of the {place} set "
+                f"{tuple(given.shape)}, got {tuple(made.shape)}; open data_plate(a) around the "
+                "sites"
+            )
+        return made
+
+    def _exchanged(self, rows: Translations) -> Translations:
+        if rows.a.shape != rows.b.shape:
+            raise ValueError(
+                "CycleConsistency: expected sets of events of one shape for identity, got "
+                f"{tuple(rows.a.shape[1:])} and {tuple(rows.b.shape[1:])}; pass identity=0.0"
+            )
+        return Translations(rows.b, rows.a)
+
+    def _gap(self, made: Translations, wanted: Translations) -> Tensor:
+        """How far rows are from those that they should be, summed over rows and sets."""
+        return sum_of(
+            self.distance(one, other).sum() for one, other in zip(made, wanted, strict=True)
+        )
+
+
+def _counts(weight: float | Tensor) -> bool:
+    """Whether a term is computed: a number 0 leaves it out, a schedule may come back from 0."""
+    return torch.is_tensor(weight) or weight > 0
