@@ -229,6 +229,7 @@ def test_energy_and_gan(tmp_path):
     assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
 
 
+@pytest.mark.slow
 def test_the_code_on_the_readmes_first_screen():
     text = (TUTORIALS.parent / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]
@@ -236,3 +237,23 @@ def test_the_code_on_the_readmes_first_screen():
     names = {}
     exec(code.replace("steps=1500", "steps=5, verdict=False"), names)
     assert names["pg"].sample(names["vae"], 3).shape == (3, 1, 8, 8)
+
+
+@pytest.mark.slow
+def test_latents(tmp_path):
+    text = run("09_latents.py", tmp_path)
+    for name in ("VAE, normal prior", "VAE, VampPrior", "two levels"):
+        assert -26 < score(text, name) < -20
+    assert score(text, "four tokens, Transformer") > score(text, "four tokens, uniform prior")
+    assert "(bound)" in next(line for line in text.splitlines() if "four tokens" in line)
+    correlation = [
+        float(line.split("total correlation")[1].split()[0])
+        for line in text.splitlines()
+        if "total correlation" in line
+    ]
+    assert correlation[1] < 0.6 * correlation[0]
+    by_labels = text.split("by 50 labels:")[1].split("%")
+    alone, with_the_others = float(by_labels[0]), float(by_labels[1].split(",")[1])
+    assert with_the_others < alone - 5
+    pictures = {"pseudo_inputs", "levels", "tokens", "styles"}
+    assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
