@@ -116,6 +116,7 @@ from probgen.models.semi_supervised import SemiSupervisedVAE
 from probgen.models.sequence import SequenceModel
 from probgen.models.sphere_flow import SphereFlow
 from probgen.models.standardized import Standardized
+from probgen.models.star_gan import StarGAN
 from probgen.models.state_space import LinearGaussianStateSpace
 from probgen.models.transformed import Transformed
 from probgen.models.transformer import Transformer
@@ -215,6 +216,7 @@ __all__ = [
     "SequenceModel",
     "SphereFlow",
     "Standardized",
+    "StarGAN",
     "StopOr",
     "Transformed",
     "Transformer",

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate, max_pool2d
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 
 CAPTION_WORDS = {
     "count": ("one", "two"),
@@ -48,6 +49,7 @@ class CaptionedDigits(NamedTuple):
     told: Tensor
 
 
+@explained
 def captioned_digits(
     images: Tensor,
     labels: Tensor,

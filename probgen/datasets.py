@@ -1,6 +1,6 @@
 """Readers of the small image sets that examples and benchmarks use; nothing is downloaded.
 
-And pictures with captions composed of them.
+And pictures with captions composed of them, and simulated showers of particles.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from torch import Tensor
 
 from probgen.captions import CAPTION_WORDS, CaptionedDigits, caption, captioned_digits
 from probgen.core import checks
+from probgen.showers import Showers, calorimeter_showers, channel_sums
 
 __all__ = [
     "CAPTION_WORDS",
     "CaptionedDigits",
     "Mnist",
+    "Showers",
     "Splits",
     "binarize",
+    "calorimeter_showers",
     "caption",
     "captioned_digits",
+    "channel_sums",
     "load_digits",
     "load_mnist",
     "read_idx",

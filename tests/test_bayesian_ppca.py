@@ -124,6 +124,7 @@ def test_posterior_of_the_mean_has_the_width_of_its_conditional(fitted):
     assert ((gen.mean_loc - 0.7).abs() < 4 * (distribution.variance / N).sqrt()).all()
 
 
+@pytest.mark.slow
 def test_imputation_accepts_every_proposal_of_the_exact_guide(fitted):
     distribution, gen = fitted
     x = distribution.sample((50,))

@@ -374,6 +374,7 @@ def test_a_library_in_use_outlives_changes_of_its_file(compiler):
     torch.testing.assert_close(run([x])[0], x.sin() * 2)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_no_obstacle(compiler, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")

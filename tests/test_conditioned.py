@@ -72,6 +72,7 @@ DRAWN = [  # no moments in closed form; the first entries are observed
     "PixelCNN",
     "PixelRNN",
     "Transformer",
+    "Transformer given texts",
     "Transformer of pixels given a context",
     "Preprocessed",
     "BayesianNetwork, mixed, given a context",

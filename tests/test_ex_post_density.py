@@ -41,7 +41,9 @@ def test_the_elbo_is_reconstruction_and_half_the_squared_norm_of_the_code() -> N
     torch.testing.assert_close(loss, expected)
     parameters = [*gen.parameters()]
     for one, other in zip(
-        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True
+        torch.autograd.grad(loss, parameters),
+        torch.autograd.grad(expected, parameters),
+        strict=True,
     ):
         torch.testing.assert_close(one, other)
 

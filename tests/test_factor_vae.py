@@ -134,6 +134,7 @@ def trained(weight: float, **options: Any) -> tuple[pg.VAE, pg.train.History]:
     return gen, pg.fit(gen, MIXED, objective, optimizer=optimizer, **settings)
 
 
+@pytest.mark.slow
 def test_compiled_steps_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs run operation by operation instead of being compiled."""
     monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)

@@ -160,7 +160,9 @@ def test_predictions_are_told_by_expected_data_and_back(told):
 
 
 @pytest.mark.table(quick=7)
-@pytest.mark.parametrize("weight", [0.0, 1.0, 3.0, lambda t: 1 + 4 * t], ids=str)
+@pytest.mark.parametrize(
+    "weight", [0.0, 1.0, 3.0, lambda t: 1 + 4 * t], ids=["0", "1", "3", "of the time"]
+)
 def test_classifier_free_guidance(told, weight):
     known, unknown = told.expected(told.context), told.expected()
     w = weight(told.t) if callable(weight) else weight

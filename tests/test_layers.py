@@ -20,7 +20,7 @@ BELOW = {
     "sampling": {"core", "compile"},
     "nn": set(),
     "text": set(),
-    "datasets": {"captions"},
+    "datasets": {"captions", "showers"},
     "samplers": set(),
     "heads": {"core"},
     "distributions": {"core", "samplers", "heads"},
@@ -43,9 +43,10 @@ NAMESPACES = {  # lists of public names
 }
 BELOW |= {name: set(BELOW) - {"models"} for name in TOP}
 BELOW |= {name: {*BELOW, "bif"} for name in NAMESPACES}
-TORCH_AND_PYRO_ONLY = {"core", "compile", "nn", "samplers", "heads", "text", "captions"}
+TORCH_AND_PYRO_ONLY = {"core", "compile", "nn", "samplers", "heads", "text", "captions", "showers"}
 BARE = {"torch", "pyro", "probgen"} | set(sys.stdlib_module_names)
-EVERYWHERE = ("probgen.core.checks", "probgen.libraries")  # they import nothing of the project
+# these import nothing of the project
+EVERYWHERE = ("probgen.core.checks", "probgen.core.keywords", "probgen.libraries")
 LIGHT = BARE | {"numpy", "safetensors", "tqdm", "zuko"}
 KNOWS_PYROS_INSIDE = {"core/runtime.py", "core/own_pyro.py", "core/recording.py"}
 KNOWS_TORCHS_INSIDE = "core/private_torch.py"

@@ -275,7 +275,7 @@ def test_files_without_parts_go_on_with_those_of_the_steps_to_come(tmp_path):
     assert np.isnan(history.learning_rates[0]).tolist() == [True] * 3 + [False] * 2
 
 
-@pytest.mark.table(quick=1)
+@pytest.mark.slow
 def test_groups_have_learning_rates_of_their_own(replayed):
     def optimizer(parameters):
         first, *rest = parameters

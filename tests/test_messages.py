@@ -323,6 +323,8 @@ NEEDING = {
     "MatchedLatents": None,  # it asks for latents first
     "NoiseContrastive": lambda: pg.objectives.NoiseContrastive(pg.standard_normal(2)),
     "Renyi": lambda: pg.objectives.Renyi(0.5, 4),
+    "SoftTargets": lambda: pg.objectives.SoftTargets(gaussian()),
+    "TotalCorrelation": lambda: pg.objectives.TotalCorrelation(4),
     "WakeSleep": lambda: pg.objectives.WakeSleep(4),
 }
 

@@ -105,9 +105,9 @@ def test_every_step_of_training_advances_the_share() -> None:
 def test_the_critic_sees_a_lack_of_diversity() -> None:
     _, critic = pair()
     same = X[:1].expand(8, *SHAPE)
-    (slope,) = torch.autograd.grad(critic(X[:8])[0], critic.head[0].parametrizations.weight.original)
+    (slope,) = torch.autograd.grad(critic(X[:8])[0], critic.head[0].layer.weight)
     assert slope[:, -1].abs().sum() > 0
-    (slope,) = torch.autograd.grad(critic(same)[0], critic.head[0].parametrizations.weight.original)
+    (slope,) = torch.autograd.grad(critic(same)[0], critic.head[0].layer.weight)
     inner = slope[:, -1].abs().sum()
     assert inner < 1e-3  # the deviation of equal rows is (nearly) 0
 
@@ -140,6 +140,7 @@ def states(gan: pg.GAN, objective: Adversarial) -> dict[str, Tensor]:
     return {**gan.state_dict(), **objective.state_dict()}
 
 
+@pytest.mark.slow
 def test_stages_grow_both_and_compiled_steps_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs run operation by operation; the share goes on inside of them."""
     monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
@@ -152,7 +153,7 @@ def test_stages_grow_both_and_compiled_steps_are_the_same(monkeypatch: pytest.Mo
     expected, found = states(gan, objective), states(graph, other)
     assert not [name for name in expected if "fade" in name and name.startswith("adversary")]
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-3)
 
 
 def test_a_growing_run_goes_on_from_its_file(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_what_does_not_fit_is_refused() -> None:
         generator(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="expected images of shape"):
         critic(torch.zeros(2, 1, 4, 8))
-    with pytest.raises(TypeError, match="pass fade=generator.fade"):
+    with pytest.raises(TypeError, match=r"pass fade=generator\.fade"):
         ProgressiveCritic(SHAPE, HIDDEN, fade=0.5)
 
 

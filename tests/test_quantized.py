@@ -1,6 +1,7 @@
 """Masses of bins: unbiased estimates of what the distribution function gives."""
 
 import pyro.distributions as dist
+import pytest
 import torch
 
 from probgen.core.module import Fixed
@@ -8,6 +9,7 @@ from probgen.models.quantized import Quantized
 from probgen.scoring import log_likelihood
 
 
+@pytest.mark.slow
 def test_masses_are_differences_of_the_distribution_function():
     torch.manual_seed(0)
     scale = torch.tensor([1.5, 3.0])

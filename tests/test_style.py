@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,12 +16,12 @@ from probgen.nn import (
     MLP,
     DCGANCritic,
     DCGANGenerator,
+    Equalized,
     ModulatedConvolution,
     PixelNorm,
     SideBySide,
     StyleGenerator,
     StyleTruncation,
-    equalized,
 )
 from probgen.objectives import R1, Adversarial, PathLength
 from probgen.train import adam
@@ -82,7 +83,7 @@ def test_layers_have_the_styles_that_they_are_said_to_have() -> None:
         images.append(generator.from_styles(torch.stack(w, -2)))
     torch.testing.assert_close(images[0], generator.from_styles(other.expand(1, 6, 8)))
     assert generator.styles == 6
-    steps = [float((a - b).abs().max()) for a, b in zip(images[:-1], images[1:], strict=True)]
+    steps = [float((a - b).abs().max()) for a, b in pairwise(images)]
     assert min(steps) > 0  # every layer takes its own
 
 
@@ -194,6 +195,7 @@ def test_a_generator_without_styles_is_refused_and_the_advice_works() -> None:
         ModulatedConvolution(2, 3, 4, 4)
 
 
+@pytest.mark.slow
 def test_compiled_steps_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
     x = torch.randn(24, 1, 8, 8).tanh()
@@ -226,26 +228,40 @@ LAYERS = {
 @pytest.mark.parametrize("kind", LAYERS)
 def test_an_equalized_layer_keeps_variances_and_learns_in_units_of_its_scale(kind: str) -> None:
     torch.manual_seed(0)
-    layer = equalized(LAYERS[kind](), rate=0.1, gain=math.sqrt(2.0))
+    layer = Equalized(LAYERS[kind](), rate=0.1, gain=math.sqrt(2.0))
     linear = kind == "linear"
     x = torch.randn(300, 200) if linear else torch.randn(20, 30, 9, 9)
     out = layer(x)
     inner = out if linear else out[..., 2:-2, 2:-2]
     assert inner.var().item() == pytest.approx(2.0, rel=0.1)
-    learned = layer.parametrizations.weight.original
+    learned = layer.layer.weight
     assert learned.std().item() == pytest.approx(10.0, rel=0.05)
-    scale = layer.weight.std().item()
-    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
-    before = layer.weight.detach().clone()
-    layer(x).sum().backward()
-    optimizer.step()
-    moved = (layer.weight.detach() - before).abs().mean().item()
-    assert moved == pytest.approx(0.01 * scale * 0.1, rel=0.1)
+    with torch.no_grad():
+        layer.layer.bias.add_(1.0)
+    torch.testing.assert_close(layer(x), out + 0.1)
+
+
+def test_a_step_of_adam_moves_weights_by_a_share_of_their_scale() -> None:
+    torch.manual_seed(0)
+    layer = Equalized(nn.Linear(200, 300), rate=0.1, gain=math.sqrt(2.0))
+    inputs = torch.eye(200)
+    before = layer(inputs).detach()
+    layer(inputs).square().sum().backward()
+    layer.layer.bias.requires_grad_(False).grad = None
+    torch.optim.Adam(layer.parameters(), lr=0.01).step()
+    moved = (layer(inputs).detach() - before).abs().mean().item()
+    assert moved == pytest.approx(0.01 * 0.1 * before.std().item(), rel=0.05)
+
+
+def test_an_equalized_convolution_takes_any_leading_dims() -> None:
+    layer = Equalized(nn.Conv2d(3, 5, 3))
+    x = torch.randn(2, 4, 3, 6, 6)
+    torch.testing.assert_close(layer(x)[1], layer(x[1]))
 
 
 def test_pixel_norm_gives_unit_mean_squares() -> None:
     x = torch.randn(4, 6, 3, 2)
     torch.testing.assert_close(PixelNorm(-3)(x).square().mean(-3), torch.ones(4, 3, 2))
     with pytest.raises(TypeError, match=r"got ReLU; pass nn.Linear"):
-        equalized(nn.ReLU())
+        Equalized(nn.ReLU())
     assert MLP(2, [4], 1)(torch.zeros(3, 2)).shape == (3, 1)

@@ -14,10 +14,21 @@ from probgen.core.module import DistributionModule, LatentVariableModel
 from probgen.testing import check_generative
 
 LONG = {  # members whose family has others, which are quicker
+    "BPF given a context",
+    "ContinuousFlow given a context",
+    "DeepMarkovModel with a flow guide",
     "Diffusion of images given texts",
+    "DiffusionChain, Gamma",
+    "DiffusionChain, absorbing",
     "EDM on images",
     "FlowMatching by optimal pairs",
     "FlowMatching of images",
+    "PixelCNN of colors given a context",
+    "Transformer given texts",
+    "UNAF",
+    "VAE with a diffusion prior",
+    "VariableLengthLatents deep Markov model",
+    "ladder VAE given a context",
 }
 MEMBERS = [
     pytest.param(member, id=member.name, marks=[pytest.mark.slow] * (member.name in LONG))
@@ -58,4 +69,4 @@ def test_every_public_family_has_a_member():
         and not family.__name__.startswith("_")
         and family.__module__.startswith(("probgen.models", "probgen.heads"))
     }
-    assert lacking == set()
+    assert lacking == {"Point"}  # a point mass has no density: tests/test_ex_post_density.py

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.core.missing import values_are_known
 from probgen.core.supports import check_values, support_of
 
 
+@explained
 def observe(name: str, distribution: Any, value: Any = None, *, unknown: int | None = None) -> Any:
     r"""Site whose rows with a missing value are latent, the others observed.
 

@@ -12,6 +12,7 @@ import torch.distributions as td
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 
 Shape = Sequence[int]
 
@@ -81,7 +82,7 @@ class StraightThroughDelta(dist.Delta):
         return super().expand(torch.Size(batch_shape), _instance=new)
 
 
-@singledispatch
+@explained
 def straight_through(distribution: Any, *, temperature: float | None = None) -> Any:
     r"""Straight-through estimator: draws codes, and passes the gradient on as if they were continuous.
 
@@ -118,6 +119,11 @@ def straight_through(distribution: Any, *, temperature: float | None = None) -> 
     >>> draw.detach().sum(), (draw * torch.arange(3.0)).sum().backward(), logits.grad
     (tensor(1.), None, tensor([-0.3333,  0.0000,  0.3333]))
     """
+    return _by_type(distribution, temperature)
+
+
+@singledispatch
+def _by_type(distribution: Any, temperature: float | None) -> Any:
     raise TypeError(
         "expected Bernoulli, OneHotCategorical, Categorical or Delta, got "
         f"{type(distribution).__name__}; continuous distributions that have rsample need no "
@@ -131,23 +137,21 @@ def _with(distribution: Any, temperature: float | None) -> Any:
     return distribution
 
 
-@straight_through.register(td.OneHotCategorical)
-@straight_through.register(td.Categorical)
-def _(
-    distribution: td.OneHotCategorical | td.Categorical, *, temperature: float | None = None
-) -> Any:
+@_by_type.register(td.OneHotCategorical)
+@_by_type.register(td.Categorical)
+def _(distribution: td.OneHotCategorical | td.Categorical, temperature: float | None) -> Any:
     made = StraightThroughOneHot(logits=distribution.logits, validate_args=False)
     return _with(made, temperature)
 
 
-@straight_through.register(td.Bernoulli)
-def _(distribution: td.Bernoulli, *, temperature: float | None = None) -> Any:
+@_by_type.register(td.Bernoulli)
+def _(distribution: td.Bernoulli, temperature: float | None) -> Any:
     made = StraightThroughBernoulli(logits=distribution.logits, validate_args=False)
     return _with(made, temperature)
 
 
-@straight_through.register(dist.Delta)
-def _(distribution: dist.Delta, *, temperature: float | None = None) -> Any:
+@_by_type.register(dist.Delta)
+def _(distribution: dist.Delta, temperature: float | None) -> Any:
     if temperature is not None:
         raise ValueError(
             "expected no temperature for a point mass, which has no noise; leave it out"
@@ -157,7 +161,7 @@ def _(distribution: dist.Delta, *, temperature: float | None = None) -> Any:
     )
 
 
-@straight_through.register(td.Independent)
-def _(distribution: td.Independent, *, temperature: float | None = None) -> Any:
-    made = straight_through(distribution.base_dist, temperature=temperature)
+@_by_type.register(td.Independent)
+def _(distribution: td.Independent, temperature: float | None) -> Any:
+    made = _by_type(distribution.base_dist, temperature)
     return made.to_event(distribution.reinterpreted_batch_ndims)

@@ -46,9 +46,7 @@ class Point(DistributionModule):
     unknown_contexts = False
     context_net = "net"
 
-    def __init__(
-        self, net: nn.Module | None = None, *, event_ndim: int = 1, context_ndim: int = 1
-    ):
+    def __init__(self, net: nn.Module | None = None, *, event_ndim: int = 1, context_ndim: int = 1):
         checks.network(**checks.given(net=net))
         checks.at_least(1, event_ndim=event_ndim)
         checks.at_least(0, context_ndim=context_ndim)

@@ -24,6 +24,11 @@ class _Translations(nn.Module):
         self.base = base
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        if a is None or b is None:
+            raise TypeError(
+                "CycleGAN: expected rows of both sets, got None; call gen.translate(a) or "
+                "gen.translate_back(b), which need rows of one"
+            )
         if len(a) != len(b):
             raise ValueError(
                 f"expected as many rows of both sets in a batch, got {len(a)} and {len(b)}; give "
@@ -91,6 +96,8 @@ class CycleGAN(Program):
 
     Raises
     ------
+    TypeError
+        At the call, without rows of both sets.
     ValueError
         At the call, for another number of rows of a than of b, and if a network does not give
         events of the other set.
@@ -112,9 +119,7 @@ class CycleGAN(Program):
     a     observed  Implicit      (5, 2)  data
     """
 
-    def __init__(
-        self, to_b: nn.Module, to_a: nn.Module, *, base: DistributionModule | None = None
-    ):
+    def __init__(self, to_b: nn.Module, to_a: nn.Module, *, base: DistributionModule | None = None):
         checks.network(to_b=to_b, to_a=to_a)
         checks.generative(**checks.given(base=base))
         super().__init__(_Translations(to_b, to_a, base))

@@ -126,19 +126,21 @@ class SemiSupervisedVAE(LatentVariableModel):
         _check_labels(context, self.classes)
         with data_plate(x, context):
             classified = self.classify(x)
-            logits = classified.logits
-            if context is not None:
-                known = ~context.isnan()
-                label = torch.where(known, context, 0.0).long()
-                error = -self.alpha * classified.log_prob(label)
-                penalty("classification", torch.where(known, error, 0.0))
-                # which value is drawn for a known label counts nothing: nothing to learn from it
-                logits = torch.where(known[:, None], logits.detach(), logits)
-            drawn: Any = pyro.sample(
-                "y_unobserved", dist.Categorical(logits=logits), infer={"enumerate": "parallel"}
-            )
-            y = drawn if context is None else torch.where(known, label, drawn)
+            if context is None:
+                y = _unobserved(classified.logits)
+            else:
+                y = self._partly_known(classified, context)
             pyro.sample("z", self.encode(x, self._one_hot(y)))
+
+    def _partly_known(self, classified: dist.Categorical, context: Tensor) -> Tensor:
+        """The labels, those that are missing drawn; the classifier pays for those that are known."""
+        known = ~context.isnan()
+        label = torch.where(known, context, 0.0).long()
+        error = -self.alpha * classified.log_prob(label)
+        penalty("classification", torch.where(known, error, 0.0))
+        # which value is drawn beside a known label counts nothing: nothing to learn from it
+        logits = torch.where(known[:, None], classified.logits.detach(), classified.logits)
+        return torch.where(known, label, _unobserved(logits))
 
     def classify(self, x: Tensor) -> dist.Categorical:
         """The distribution q(y | x) of the label: ``(*batch, *event) -> batch_shape (*batch,)``."""
@@ -159,6 +161,14 @@ class SemiSupervisedVAE(LatentVariableModel):
 
     def _one_hot(self, y: Tensor) -> Tensor:
         return one_hot(y.long(), self.classes).to(self.logits.dtype)
+
+
+def _unobserved(logits: Tensor) -> Tensor:
+    """The labels that are missing, summed out by objectives that enumerate."""
+    drawn: Any = pyro.sample(
+        "y_unobserved", dist.Categorical(logits=logits), infer={"enumerate": "parallel"}
+    )
+    return drawn
 
 
 def _check_labels(labels: Tensor | None, classes: int) -> None:

@@ -7,7 +7,7 @@ from probgen.nn.conv import ConvDecoder, ConvEncoder, ResidualBlock
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.nn.dit import DiT
 from probgen.nn.encodings import Levels, OneHot
-from probgen.nn.equalized import PixelNorm, equalized
+from probgen.nn.equalized import Equalized, PixelNorm
 from probgen.nn.invertible import CouplingNet
 from probgen.nn.mlp import MLP
 from probgen.nn.progressive import Fade, ProgressiveCritic, ProgressiveGenerator
@@ -35,6 +35,7 @@ __all__ = [
     "DCGANCritic",
     "DCGANGenerator",
     "DiT",
+    "Equalized",
     "Fade",
     "FiniteScalarQuantizer",
     "GatedTransition",
@@ -61,5 +62,4 @@ __all__ = [
     "Tokens",
     "Translation",
     "UNet",
-    "equalized",
 ]

@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 
 from probgen.core import checks
 
-Layer = TypeVar("Layer", bound=nn.Module)
 
-
-class _Scaled(nn.Module):
-    """A parameter as the product of another one and a constant."""
-
-    def __init__(self, factor: float):
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, value: Tensor) -> Tensor:
-        return value * self.factor
-
-    def right_inverse(self, value: Tensor) -> Tensor:
-        return value / self.factor
-
-
-def equalized(layer: Layer, rate: float = 1.0, gain: float = 1.0) -> Layer:
+class Equalized(nn.Module):
     r"""Equalized learning rate: weights are learned in units of their initial standard deviation.
 
-    .. math:: w = \hat w\, \frac{g\, r}{\sqrt{\text{fan-in}}}, \qquad \hat w \sim \mathcal N(0, 1 / r^2),
-              \qquad b = r\, \hat b, \quad \hat b = 0
+    .. math:: x \mapsto \frac{g\, r}{\sqrt{\text{fan-in}}}\, \hat w x + r\, \hat b, \qquad
+              \operatorname{rms}(\hat w) = \frac1r, \quad \hat b = 0 \text{ at the beginning,}
 
-    The optimizer has :math:`\hat w` and :math:`\hat b`, so that with Adam a step moves all layers by
-    the same share of their scale. It goes where ``wrap=`` is asked for, as ``spectral_norm`` does.
+    with the weights of a layer, rescaled. The optimizer has :math:`\hat w` and :math:`\hat b`, so
+    that with Adam a step moves all layers by the same share of their scale. It goes where ``wrap=``
+    is asked for, as ``spectral_norm`` does.
 
     Parameters
     ----------
     layer : nn.Module
-        A linear layer or a convolution, also a transposed one, changed in place and returned.
+        A linear layer or a convolution, also a transposed one; its weights are changed in place.
     rate : float
         r, by which the layer learns slower or faster than others.
     gain : float
@@ -56,29 +39,41 @@ def equalized(layer: Layer, rate: float = 1.0, gain: float = 1.0) -> Layer:
     Karras, Aila, Laine, Lehtinen (2018), Progressive growing of GANs,
     https://arxiv.org/abs/1710.10196
 
-    >>> _ = torch.manual_seed(0)
-    >>> layer = equalized(nn.Linear(400, 300))
-    >>> round(layer.weight.std().item() * 20, 1), layer.bias.abs().max().item()
+    >>> layer = Equalized(nn.Linear(400, 300))
+    >>> round(layer(torch.eye(400)).std().item() * 20, 1), layer.layer.bias.abs().max().item()
     (1.0, 0.0)
     """
-    checks.positive(rate=rate, gain=gain)
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, nn.Parameter) or weight.ndim < 2:
-        raise TypeError(
-            "expected a layer with a matrix of weights or filters, got "
-            f"{type(layer).__name__}; pass nn.Linear(...) or nn.Conv2d(...)"
-        )
-    outputs = weight.shape[1 if getattr(layer, "transposed", False) else 0]
-    factor = gain * rate * math.sqrt(outputs / weight.numel())
-    with torch.no_grad():
-        weight.normal_(0.0, factor / rate)
-    register_parametrization(layer, "weight", _Scaled(factor))
-    bias = getattr(layer, "bias", None)
-    if bias is not None:
-        nn.init.zeros_(bias)
-        if rate != 1.0:
-            register_parametrization(layer, "bias", _Scaled(rate))
-    return layer
+
+    def __init__(self, layer: nn.Module, rate: float = 1.0, gain: float = 1.0):
+        checks.positive(rate=rate, gain=gain)
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim < 2:
+            raise TypeError(
+                "expected a layer with a matrix of weights or filters, got "
+                f"{type(layer).__name__}; pass nn.Linear(...) or nn.Conv2d(...)"
+            )
+        super().__init__()
+        outputs = weight.shape[1 if getattr(layer, "transposed", False) else 0]
+        self.layer = layer
+        self.rate = float(rate)
+        self.factor = float(gain) * math.sqrt(outputs / weight.numel())
+        self.ndim = weight.ndim  # of a batch of inputs
+        with torch.no_grad():
+            size = weight.square().mean().sqrt()
+            weight.mul_(torch.where(size > 0, 1 / (rate * size), 1.0))
+        bias = getattr(layer, "bias", None)
+        if bias is not None:
+            nn.init.zeros_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim > self.ndim:  # convolutions take one leading dim
+            lead = x.shape[: 1 - self.ndim]
+            return self.forward(x.flatten(0, -self.ndim)).unflatten(0, lead)
+        out = self.layer(x * self.factor)
+        return out if self.rate == 1.0 else self.rate * out
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
 
 
 class PixelNorm(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from probgen.core import checks
-from probgen.nn.equalized import PixelNorm, equalized
+from probgen.nn.equalized import Equalized, PixelNorm
 
 ROOT_2 = math.sqrt(2.0)
 
@@ -131,23 +131,24 @@ class ProgressiveGenerator(nn.Module):
         height, width = _smallest(shape, hidden, levels)
         super().__init__()
         self.inputs = inputs
-        self.hidden = tuple(hidden)
-        self.shape = tuple(shape)
-        first = hidden[0]
+        self.hidden = tuple(map(int, hidden))
+        self.shape = tuple(map(int, shape))
+        first = self.hidden[0]
         self.start = nn.Sequential(
             PixelNorm(),
-            equalized(nn.Linear(inputs, first * height * width), gain=ROOT_2),
+            Equalized(nn.Linear(inputs, first * height * width), gain=ROOT_2),
             nn.Unflatten(-1, (first, height, width)),
             nn.LeakyReLU(0.2),
             PixelNorm(-3),
             *_convolution(first, first),
         )
         self.blocks = nn.ModuleList()
-        self.images = nn.ModuleList([equalized(nn.Conv2d(first, shape[0], 1))])
+        self.images = nn.ModuleList([Equalized(nn.Conv2d(first, shape[0], 1))])
         self.last = last()
         self.fade = Fade()
         for _ in range(levels - 1):
             self._add()
+        _retire(self.images)
 
     @property
     def levels(self) -> int:
@@ -164,11 +165,10 @@ class ProgressiveGenerator(nn.Module):
     def _add(self) -> None:
         before, after = self.hidden[self.levels - 1 : self.levels + 1]
         block = nn.Sequential(*_convolution(before, after), *_convolution(after, after))
-        image = equalized(nn.Conv2d(after, self.shape[0], 1))
-        weight = self.images[0].parametrizations.weight.original
-        self.blocks.append(block.to(weight))
+        image = Equalized(nn.Conv2d(after, self.shape[0], 1))
         _retire(self.images)
-        self.images.append(image.to(weight))
+        _append(self.blocks, block, self)
+        _append(self.images, image, self)
 
     def forward(self, z: Tensor) -> Tensor:
         if z.shape[-1:] != (self.inputs,):
@@ -229,6 +229,8 @@ class ProgressiveCritic(nn.Module):
     torch.Size([7])
     """
 
+    fade: Fade
+
     def __init__(
         self,
         shape: tuple[int, int, int],
@@ -243,24 +245,25 @@ class ProgressiveCritic(nn.Module):
         checks.flag(deviation=deviation)
         height, width = _smallest(shape, hidden, levels)
         super().__init__()
-        self.hidden = tuple(hidden)
-        self.shape = tuple(shape)
+        self.hidden = tuple(map(int, hidden))
+        self.shape = tuple(map(int, shape))
         self.deviation = deviation
         self.__dict__["fade"] = fade  # a part of the generator, which advances it
-        first = hidden[0]
+        first = self.hidden[0]
         self.images = nn.ModuleList([_first(shape[0], first)])
         self.blocks = nn.ModuleList()
         convolution = nn.Conv2d(first + deviation, first, 3, padding=1)
         self.head = nn.Sequential(
-            equalized(convolution, gain=ROOT_2),
+            Equalized(convolution, gain=ROOT_2),
             nn.LeakyReLU(0.2),
             nn.Flatten(),
-            equalized(nn.Linear(first * height * width, first), gain=ROOT_2),
+            Equalized(nn.Linear(first * height * width, first), gain=ROOT_2),
             nn.LeakyReLU(0.2),
-            equalized(nn.Linear(first, 1)),
+            Equalized(nn.Linear(first, 1)),
         )
         for _ in range(levels - 1):
             self.grow()
+        _retire(self.images)
 
     @property
     def levels(self) -> int:
@@ -272,16 +275,15 @@ class ProgressiveCritic(nn.Module):
         _check_room(self.levels, self.hidden)
         before, after = self.hidden[self.levels - 1 : self.levels + 1]
         block = nn.Sequential(
-            equalized(nn.Conv2d(after, after, 3, padding=1), gain=ROOT_2),
+            Equalized(nn.Conv2d(after, after, 3, padding=1), gain=ROOT_2),
             nn.LeakyReLU(0.2),
-            equalized(nn.Conv2d(after, before, 3, padding=1), gain=ROOT_2),
+            Equalized(nn.Conv2d(after, before, 3, padding=1), gain=ROOT_2),
             nn.LeakyReLU(0.2),
             nn.AvgPool2d(2),
         )
-        weight = self.head[-1].parametrizations.weight.original
-        self.blocks.append(block.to(weight))
         _retire(self.images)
-        self.images.append(_first(self.shape[0], after).to(weight))
+        _append(self.blocks, block, self)
+        _append(self.images, _first(self.shape[0], after), self)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-3:] != self.shape:
@@ -304,18 +306,16 @@ class ProgressiveCritic(nn.Module):
 
 
 def _convolution(before: int, after: int) -> list[nn.Module]:
-    layer = equalized(nn.Conv2d(before, after, 3, padding=1), gain=ROOT_2)
+    layer = Equalized(nn.Conv2d(before, after, 3, padding=1), gain=ROOT_2)
     return [layer, nn.LeakyReLU(0.2), PixelNorm(-3)]
 
 
 def _first(channels: int, features: int) -> nn.Sequential:
-    layer = equalized(nn.Conv2d(channels, features, 1), gain=ROOT_2)
+    layer = Equalized(nn.Conv2d(channels, features, 1), gain=ROOT_2)
     return nn.Sequential(layer, nn.LeakyReLU(0.2))
 
 
-def _smallest(
-    shape: tuple[int, int, int], hidden: Sequence[int], levels: int
-) -> tuple[int, int]:
+def _smallest(shape: tuple[int, int, int], hidden: Sequence[int], levels: int) -> tuple[int, int]:
     """Height and width of the smallest images."""
     checks.sizes(shape=shape)
     checks.length(3, shape=shape)
@@ -332,13 +332,18 @@ def _smallest(
             f"expected images whose height and width are multiples of {factor}, got {height} x "
             f"{width}; pad them, or give fewer entries of hidden"
         )
-    return height // factor, width // factor
+    return int(height) // factor, int(width) // factor
 
 
 def _retire(images: nn.ModuleList) -> None:
     """Of layers for images the last one goes on, to be blended out; nobody runs the one before."""
     for layer in images[:-1]:
         layer.requires_grad_(False)
+
+
+def _append(layers: nn.ModuleList, layer: nn.Module, beside: nn.Module) -> None:
+    """Adds a layer of the precision and on the device of the parameters that there are."""
+    layers.append(layer.to(next(beside.parameters())))
 
 
 def _check_room(levels: int, hidden: Sequence[int]) -> None:

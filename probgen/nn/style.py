@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, interpolate, leaky_relu
 
 from probgen.core import checks
 from probgen.nn.dcgan import sizes_of
-from probgen.nn.equalized import PixelNorm, equalized
+from probgen.nn.equalized import Equalized, PixelNorm
 from probgen.nn.side_by_side import SideBySide
 
 SLOW = 0.01  # the mapping network learns so much slower than the rest, as in the original
@@ -59,8 +59,9 @@ class ModulatedConvolution(nn.Module):
             raise ValueError(f"expected an odd kernel, got {kernel}; pass {kernel + 1}")
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
-        self.scales = equalized(nn.Linear(width, inputs))
-        nn.init.ones_(self.scales.bias)
+        linear = nn.Linear(width, inputs)
+        self.scales = Equalized(linear)
+        nn.init.ones_(linear.bias)
         self.demodulate = demodulate
         self.eps = 1e-8
 
@@ -190,7 +191,7 @@ class StyleGenerator(nn.Module):
         self.sizes = sizes_of(shape, len(hidden) - 1)[::-1]
         parts: list[nn.Module] = [PixelNorm()]
         for before in (inputs, *[width] * (layers - 1)):
-            parts.append(equalized(nn.Linear(before, width), SLOW, math.sqrt(2.0)))
+            parts.append(Equalized(nn.Linear(before, width), SLOW, math.sqrt(2.0)))
             parts.append(nn.LeakyReLU(0.2))
         self.mapping = nn.Sequential(*parts)
         self.constant = nn.Parameter(torch.randn(hidden[0], *self.sizes[0]))

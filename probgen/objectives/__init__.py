@@ -5,6 +5,7 @@ Nats summed over rows, to be minimized.
 
 from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.adversary import Adversary
+from probgen.objectives.attributes import AttributeTranslation
 from probgen.objectives.base import Objective
 from probgen.objectives.contrastive import ContrastiveDivergence
 from probgen.objectives.cycle import CycleConsistency
@@ -49,6 +50,7 @@ from probgen.objectives.score_matching import (
     ScoreMatching,
     SlicedScoreMatching,
 )
+from probgen.objectives.selective_diversity import ContextSpread, SelectiveDiversity
 from probgen.objectives.total_correlation import TotalCorrelation
 from probgen.objectives.wake_sleep import WakeSleep
 
@@ -61,7 +63,9 @@ __all__ = [
     "RBF",
     "Adversarial",
     "Adversary",
+    "AttributeTranslation",
     "Average",
+    "ContextSpread",
     "ContrastiveDivergence",
     "CycleConsistency",
     "DReG",
@@ -93,6 +97,7 @@ __all__ = [
     "Renyi",
     "Scheduled",
     "ScoreMatching",
+    "SelectiveDiversity",
     "SlicedScoreMatching",
     "SlicedWasserstein",
     "SoftTargets",

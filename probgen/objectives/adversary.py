@@ -220,7 +220,7 @@ class Adversary(nn.Module):
     def _scores(self, x: Tensor, context: tuple[Tensor, ...], held: bool = False) -> Tensor:
         """Scores ``(packs, patches)``; ``held``: through weights that take no gradient."""
         if held and isinstance(self.critic, nn.Module):
-            scores = functional_call(self.critic, _held(self.critic), (x, *context))
+            scores = functional_call(self.critic, held_state(self.critic), (x, *context))
         else:
             scores = self.critic(x, *context)
         if not scores.ndim or scores.shape[0] != len(x):
@@ -232,7 +232,7 @@ class Adversary(nn.Module):
         return scores.reshape(len(x), -1)
 
 
-def _held(module: nn.Module) -> dict[str, Tensor]:
+def held_state(module: nn.Module) -> dict[str, Tensor]:
     """Parameters that take no gradient, and buffers that may be changed without being so."""
     parameters = {name: p.detach() for name, p in module.named_parameters()}
     return parameters | {name: b.detach().clone() for name, b in module.named_buffers()}

@@ -6,14 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.loss_parts import note
-from probgen.core.missing import has_missing
-from probgen.core.recording import Recorder
-from probgen.core.sites import densities
 from probgen.core.sums import sum_of
 from probgen.core.turns import same_random_state
 from probgen.objectives.adversary import Adversary
@@ -21,17 +17,13 @@ from probgen.objectives.base import Objective
 from probgen.objectives.games import Game, LeastSquares
 from probgen.objectives.regularizers import Regularizer
 from probgen.objectives.schedules import WeightSchedule, at_step
-
-Distance = Callable[[Tensor, Tensor], Tensor]
-
-
-def absolute_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute difference of entries, row by row, ``(B, *event) x 2 -> (B,)``.
-
-    >>> absolute_distance(torch.zeros(2, 3), torch.ones(2, 3))
-    tensor([1., 1.])
-    """
-    return (x - y).abs().flatten(1).mean(-1)
+from probgen.objectives.translations import (
+    Distance,
+    absolute_distance,
+    check_arguments,
+    drawn_in_place,
+    weighs,
+)
 
 
 class Translations(NamedTuple):
@@ -161,12 +153,12 @@ class CycleConsistency(Objective):
             for kind, value in parts.items():
                 note(f"{kind} of {name}", count * value)
             loss = loss + count * sum_of(parts.values())
-        if _counts(cycle):
+        if weighs(cycle):
             back = self._translated(model, fake)
             gap = self._gap(back, real)
             note("cycle", gap, cycle)
             loss = loss + cycle * gap
-        if _counts(identity):
+        if weighs(identity):
             same = self._translated(model, self._exchanged(real))
             gap = self._gap(same, real)
             note("identity", gap, identity)
@@ -175,53 +167,15 @@ class CycleConsistency(Objective):
 
     def _sets(self, batch: tuple) -> Translations:
         """The rows of both sets; refuses anything else."""
-        if len(batch) != 2 or not all(torch.is_tensor(rows) for rows in batch):
-            raise TypeError(
-                "CycleConsistency: expected rows of two sets, got "
-                f"{[type(rows).__name__ for rows in batch]}; pass fit(gen, Unpaired(a, b), ...)"
-            )
-        if any(has_missing(rows) for rows in batch):
-            raise ValueError(
-                "CycleConsistency: expected complete rows, got NaN (missing), which would tell "
-                "translations apart; leave these rows out"
-            )
+        check_arguments(
+            "CycleConsistency", batch, "rows of two sets", "fit(gen, Unpaired(a, b), ...)"
+        )
         return Translations(*batch)
 
     def _translated(self, model: Callable[..., Any], rows: Translations) -> Translations:
         """What an unconditioned run of the program draws in the place of each of its arguments."""
-        with Recorder() as run, poutine.uncondition():
-            model(*rows)
-        sites = [
-            site for site in densities(run.sites).values() if site["infer"].get("was_observed")
-        ]
-        return Translations(*(self._drawn_for(name, sites, rows) for name in Translations._fields))
-
-    def _drawn_for(self, name: str, sites: list[Any], rows: Translations) -> Tensor:
-        """What was drawn at the site that observes one of the arguments."""
-        given = getattr(rows, name)
-        found = [site for site in sites if site["infer"]["obs"] is given]
-        place = "first" if name == "a" else "second"
-        if len(found) != 1:
-            raise TypeError(
-                f"CycleConsistency: expected one site that observes the {place} argument, got "
-                f"{len(found)}; use CycleGAN(to_b, to_a), or write pyro.sample(name, "
-                "distribution, obs=argument) for both arguments"
-            )
-        site = found[0]
-        if not site["fn"].has_rsample:
-            raise TypeError(
-                f"CycleConsistency: expected a distribution with rsample at site "
-                f"'{site['name']}', got {type(site['fn']).__name__}, through whose draws no "
-                "gradient passes; use CycleGAN(to_b, to_a)"
-            )
-        made: Tensor = site["value"]
-        if made.shape != given.shape:
-            raise ValueError(
-                f"CycleConsistency: expected draws of the shape of the {place} set "
-                f"{tuple(given.shape)}, got {tuple(made.shape)}; open data_plate(a) around the "
-                "sites"
-            )
-        return made
+        drawn = drawn_in_place(model, rows, "CycleConsistency", "use CycleGAN(to_b, to_a)")
+        return Translations(*drawn.values)
 
     def _exchanged(self, rows: Translations) -> Translations:
         if rows.a.shape != rows.b.shape:
@@ -236,8 +190,3 @@ class CycleConsistency(Objective):
         return sum_of(
             self.distance(one, other).sum() for one, other in zip(made, wanted, strict=True)
         )
-
-
-def _counts(weight: float | Tensor) -> bool:
-    """Whether a term is computed: a number 0 leaves it out, a schedule may come back from 0."""
-    return torch.is_tensor(weight) or weight > 0

@@ -144,7 +144,7 @@ class DiversitySensitive:
             checks.positive(bound=self.bound)
 
     def __call__(self, played: GeneratorRound) -> Tensor:
-        return -self.weight * _sensitivity(played, type(self).__name__).clamp(max=self.bound)
+        return -self.weight * sensitivity(played, type(self).__name__).clamp(max=self.bound)
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class ModeSeeking:
         checks.not_negative(weight=self.weight)
 
     def __call__(self, played: GeneratorRound) -> Tensor:
-        return self.weight / (_sensitivity(played, type(self).__name__) + 1e-5)
+        return self.weight / (sensitivity(played, type(self).__name__) + 1e-5)
 
 
 @dataclass(frozen=True)
@@ -225,10 +225,16 @@ def _latents(drawn: LatentDraw, name: str) -> list[Tensor]:
     return list(drawn.latents.values())
 
 
-def _sensitivity(played: GeneratorRound, name: str) -> Tensor:
-    """How far apart fakes are for latents so far apart, pair by pair ``(B,)``."""
+def sensitivity(
+    played: GeneratorRound, name: str, seen: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """How far apart fakes are for latents so far apart, pair by pair ``(B,)``.
+
+    With ``seen``, what it makes of fakes.
+    """
     one = played.drawn
     other = played.draw()
     pairs = zip(_latents(one, name), _latents(other, name), strict=True)
     gaps = torch.cat([(z - w).detach().abs().flatten(1) for z, w in pairs], 1)
-    return (one.fake - other.fake).abs().flatten(1).mean(-1) / (gaps.mean(-1) + 1e-12)
+    moved = one.fake - other.fake if seen is None else seen(one.fake) - seen(other.fake)
+    return moved.abs().flatten(1).mean(-1) / (gaps.mean(-1) + 1e-12)

@@ -217,7 +217,8 @@ def teachers(objective: Any, gen: Any) -> list[str]:
     And no part of the model being trained.
 
     Parts inside of such a part are not named again; nor is what an objective says it gives no
-    gradient (:attr:`Objective.held <probgen.objectives.base.Objective>`).
+    gradient (:attr:`Objective.held <probgen.objectives.base.Objective>`), nor a player that it
+    states, which is meant to learn.
 
     >>> from probgen.core.module import DistributionModule, standard_normal
     >>> class Learned(DistributionModule):
@@ -235,8 +236,11 @@ def teachers(objective: Any, gen: Any) -> list[str]:
         return []
     found: list[str] = []
     held = getattr(objective, "held", ())
+    players = getattr(objective, "players", {}).values()
+    meant = {id(part) for player in players for part in player.modules()}
     for name, part in objective.named_modules():
         inside = any(name == outer or name.startswith(f"{outer}.") for outer in (*found, *held))
+        inside = inside or id(part) in meant
         if name and not inside and isinstance(part, GenerativeModel) and trainable(part, gen):
             found.append(name)
     return found

@@ -89,6 +89,11 @@ GOOD = {
         "codes": pg.Codes((3,), 1),
         "recognizer": pg.Codes((3,), 1, pg.nn.MLP(2, [4], 5)),
     },
+    "CycleGAN": lambda: {"to_b": nn.Linear(2, 3), "to_a": nn.Linear(3, 2)},
+    "StarGAN": lambda: {
+        "generator": pg.nn.SideBySide(pg.nn.MLP(5, [4], 2)),
+        "attributes": pg.Codes((3,)),
+    },
     "GAN": lambda: {"generator": pg.nn.MLP(2, [4], 2), "base": normal(2)},
     "DeepBoltzmannMachine": lambda: {"visible": pg.energy.BernoulliUnits(3), "hidden": (2, 2)},
     "RBM": lambda: {"visible": pg.energy.BernoulliUnits(3), "hidden": 2},

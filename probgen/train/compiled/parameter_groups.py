@@ -85,14 +85,15 @@ def lay_out(run: Run, outside: bool) -> list[Part]:
     of_group = {id(p): index for index, parameters in enumerate(groups) for p in parameters}
     together: dict[Any, list[int]] = {}
     for index, p in enumerate(run.parameters):
-        takes_part = p.grad is not None or (_kept(state[p]) and id(p) not in run.idle)
+        kept = state.get(p, {})  # asking for what is not there would add it
+        takes_part = p.grad is not None or (_kept(kept) and id(p) not in run.idle)
         if id(p) in of_group and takes_part:
             kind = (
                 of_group[id(p)],
                 p.dtype,
                 p.device,
-                float(state[p].get("step", 0)),
-                tuple(_kept(state[p])),
+                float(kept.get("step", 0)),
+                tuple(_kept(kept)),
             )
             together.setdefault(
                 kind if p.numel() <= SMALL and p.is_contiguous() else (kind, index), []
