@@ -14,6 +14,13 @@ the dense layer is the identity. ``principal``: it maps the principal components
 those of the other, with the signs that give both the same skewness (Hoshen and Wolf 2018,
 https://arxiv.org/abs/1801.06126), in closed form and without pairs.
 
+Measured, seed 0, under a minute of one core each. ``turned``, 1,000 steps: kept 93.1, 93.9 and 93.8 %
+with a cycle of weight 0, 1 and 10 from the principal start (93.2 % before training), errors 0.141,
+0.107 and 0.109 (0.131 before); trained with pairs 95.8 % and 0.047, true partners 96.4 %. ``thick``,
+400 steps from the identity: kept 85.7, 86.9 and 87.0 % (83.9 % before), errors 0.273, 0.275 and 0.327
+(0.441 before); with pairs 94.8 % and 0.053, true partners 94.4 %. That is short of what pairs give.
+From the identity ``turned`` is not found in short runs.
+
     OMP_NUM_THREADS=1 python benchmarks/translation_mnist.py --data DIR
 """
 
@@ -247,7 +254,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
     parser.add_argument("--tasks", nargs="*", default=list(CHANGES), choices=list(CHANGES))
     parser.add_argument("--only", type=int, nargs="*", help="places of runs, in their order")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--width", type=int, default=16, help="channels of the convolution")
     parser.add_argument("--lr", type=float, default=5e-4, help="rate of the generators")

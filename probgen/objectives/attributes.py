@@ -21,9 +21,9 @@ from probgen.objectives.schedules import WeightSchedule, at_step
 from probgen.objectives.translations import (
     Distance,
     absolute_distance,
-    check_arguments,
+    check_two_arguments,
     drawn_in_place,
-    weighs,
+    takes_part,
 )
 
 
@@ -136,7 +136,7 @@ class AttributeTranslation(Objective):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        check_arguments(
+        check_two_arguments(
             "AttributeTranslation", batch, "rows and their attributes", "fit(gen, (x, attributes))"
         )
         x, attributes = batch
@@ -150,13 +150,13 @@ class AttributeTranslation(Objective):
         for name, value in parts.items():
             note(name, len(x) * value)
         loss = len(x) * sum_of(parts.values())
-        if weighs(classification):
+        if takes_part(classification):
             real = -self.recognizer(x.detach()).log_prob(attributes).sum()
             made = -self._held(fake).log_prob(asked.detach()).sum()
             note("classification", real, classification)
             note("classification of draws", made, classification)
             loss = loss + classification * (real + made)
-        if weighs(reconstruction):
+        if takes_part(reconstruction):
             back = self._drawn(model, (fake, attributes), {drawn.names[1]: attributes}).values[0]
             gap = self.distance(back, x).sum()
             note("reconstruction", gap, reconstruction)

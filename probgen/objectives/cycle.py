@@ -20,9 +20,9 @@ from probgen.objectives.schedules import WeightSchedule, at_step
 from probgen.objectives.translations import (
     Distance,
     absolute_distance,
-    check_arguments,
+    check_two_arguments,
     drawn_in_place,
-    weighs,
+    takes_part,
 )
 
 
@@ -153,12 +153,12 @@ class CycleConsistency(Objective):
             for kind, value in parts.items():
                 note(f"{kind} of {name}", count * value)
             loss = loss + count * sum_of(parts.values())
-        if weighs(cycle):
+        if takes_part(cycle):
             back = self._translated(model, fake)
             gap = self._gap(back, real)
             note("cycle", gap, cycle)
             loss = loss + cycle * gap
-        if weighs(identity):
+        if takes_part(identity):
             same = self._translated(model, self._exchanged(real))
             gap = self._gap(same, real)
             note("identity", gap, identity)
@@ -167,7 +167,7 @@ class CycleConsistency(Objective):
 
     def _sets(self, batch: tuple) -> Translations:
         """The rows of both sets; refuses anything else."""
-        check_arguments(
+        check_two_arguments(
             "CycleConsistency", batch, "rows of two sets", "fit(gen, Unpaired(a, b), ...)"
         )
         return Translations(*batch)

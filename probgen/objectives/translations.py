@@ -27,10 +27,10 @@ def absolute_distance(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).abs().flatten(1).mean(-1)
 
 
-def weighs(weight: float | Tensor) -> bool:
+def takes_part(weight: float | Tensor) -> bool:
     """Whether a term is computed: the number 0 leaves it out, a schedule may come back from 0.
 
-    >>> weighs(0.0), weighs(torch.tensor(0.0))
+    >>> takes_part(0.0), takes_part(torch.tensor(0.0))
     (False, True)
     """
     return torch.is_tensor(weight) or weight > 0
@@ -43,7 +43,7 @@ class InPlace(NamedTuple):
     names: tuple[str, ...]
 
 
-def check_arguments(objective: str, batch: tuple, wanted: str, call: str) -> None:
+def check_two_arguments(objective: str, batch: tuple, wanted: str, call: str) -> None:
     """Refuses anything but two arguments of complete rows.
 
     ``TypeError`` for other arguments, ``ValueError`` for NaN.
