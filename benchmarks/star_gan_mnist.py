@@ -10,9 +10,9 @@ true partner: the same digit with the attributes asked for.
 
 Measured, seed 0, a minute of one core (``--steps 700 --reconstruction 20``): all three attributes right
 86.2 % (color 100, thickness 93.5, slant 91.6; real images 95.6), digit kept 80.0 % (96.1), error to the
-true partner 0.119 (0.195 unchanged). It is still improving there. A generator without displacements had
-98.7 % and 70.9 % after 800 steps with reconstruction 10, 91.1 % and 85.5 % after 2,000 with 50, both
-with errors of 0.15: what it is asked to keep and to change it trades.
+true partner 0.119 (0.195 unchanged). A generator without
+displacements had 98.7 % and 70.9 % after 800 steps with reconstruction 10, 91.1 % and 85.5 % after
+2,000 with 50, both with errors of 0.15.
 
     OMP_NUM_THREADS=1 python benchmarks/star_gan_mnist.py --data DIR
 """

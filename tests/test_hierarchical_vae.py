@@ -14,7 +14,7 @@ import probgen as pg
 from probgen.heads import Bernoulli, Gaussian
 from probgen.latents import ExemplarPrior, Level, VampPrior, precision_weighted
 from probgen.nn import MLP, ConvDecoder
-from probgen.objectives import ELBO
+from probgen.objectives import ELBO, linear_warmup
 
 SLOPE = 1.5  # of z2 on z1
 SPREAD = 0.5  # variance of z2 given z1
@@ -167,7 +167,8 @@ def test_levels_of_vectors_learn_two_clusters() -> None:
     levels = Level.dense(2, [1, 2], width=32)
     gen = pg.HierarchicalVAE(levels, Gaussian(MLP(32, [32], 4)))
     adam = pg.train.adam(3e-3)
-    pg.fit(gen, x, ELBO(), steps=600, optimizer=adam, seed=0, verdict=False, progress=False)
+    warmup = ELBO(beta=linear_warmup(400))  # without it the latents are given up
+    pg.fit(gen, x, warmup, steps=800, optimizer=adam, seed=0, verdict=False, progress=False)
     learned = pg.log_likelihood(gen, x, particles=200).mean
     truth = _two_clusters(x)
     assert truth - 0.6 < learned < truth + 0.1

@@ -392,7 +392,7 @@ def run(kind, steps=6, **options):
 
 
 @pytest.mark.parametrize("kind", SMALL)
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_training_resumes(kind, compile, tmp_path, replayed):
     whole, history = run(kind, compile=compile)
     run(kind, steps=3, checkpoint=tmp_path / "state", compile=compile)

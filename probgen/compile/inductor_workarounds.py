@@ -72,5 +72,7 @@ def _is_mask_of(places: Any, into: fx.Node, value: fx.Node) -> bool:
 
 def _shown(node: Any) -> Tensor | None:
     """A tensor such as a node gives, as the recording noted it."""
-    value = node.meta.get("val", node.meta.get("tensor_meta")) if isinstance(node, fx.Node) else None
+    value = (
+        node.meta.get("val", node.meta.get("tensor_meta")) if isinstance(node, fx.Node) else None
+    )
     return value if isinstance(value, Tensor) else None

@@ -129,7 +129,8 @@ class HierarchicalVAE(LatentVariableModel):
     Sites: latents ``"z1"`` (top) to ``"zL"``, observed ``"x"``, all in plate ``"data"``. Missing
     entries of x (NaN) are integrated out by a decoder that does so, and enter the features as 0.
     With a context c, the prior and posterior of every level and the decoder are given c beside
-    their own input. Levels that would switch off are kept by ``ELBO(free_bits={"z1": 0.1})``.
+    their own input. Levels that would switch off are kept by a
+    warm-up, ``ELBO(beta=linear_warmup(...))``, and by ``ELBO(free_bits={"z1": 0.1})``.
 
     Parameters
     ----------
