@@ -13,9 +13,8 @@ from probgen.core.loss_parts import note
 from probgen.core.recording import Recorder, log_prob
 from probgen.core.sites import densities
 from probgen.core.sums import sum_of
-from probgen.core.turns import same_random_state
 from probgen.objectives.adversary import Adversary
-from probgen.objectives.base import Objective
+from probgen.objectives.base import Objective, run_once
 from probgen.objectives.games import Game
 from probgen.objectives.generator_regularizers import GeneratorRegularizer, GeneratorRound
 from probgen.objectives.regularizers import Regularizer
@@ -123,11 +122,7 @@ class Adversarial(Objective):
 
         Its lazy parameters come into being, and shapes are checked before training.
         """
-        training = self.training
-        self.eval()
-        with torch.no_grad(), same_random_state():
-            self.differentiable_loss(model, guide, *batch)
-        self.train(training)
+        run_once(self, model, guide, batch)
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any

@@ -12,9 +12,8 @@ from torch.func import functional_call
 from probgen.core import checks
 from probgen.core.loss_parts import note
 from probgen.core.sums import sum_of
-from probgen.core.turns import same_random_state
 from probgen.objectives.adversary import Adversary, held_state
-from probgen.objectives.base import Objective
+from probgen.objectives.base import Objective, run_once
 from probgen.objectives.games import Game, LeastSquares
 from probgen.objectives.regularizers import Regularizer
 from probgen.objectives.schedules import WeightSchedule, at_step
@@ -127,11 +126,7 @@ class AttributeTranslation(Objective):
 
         Their lazy parameters come into being, and shapes are checked before training.
         """
-        training = self.training
-        self.eval()
-        with torch.no_grad(), same_random_state():
-            self.differentiable_loss(model, guide, *batch)
-        self.train(training)
+        run_once(self, model, guide, batch)
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any

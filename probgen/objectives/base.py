@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from probgen.core.keywords import call_form
 from probgen.core.kinds import KINDS, check_drawn, density_kind
 from probgen.core.recording import record_sites
 from probgen.core.sites import holds_data, is_summed
+from probgen.core.turns import same_random_state
 
 INSTEAD = {
     "approximate": "train the unnormalized or denoising form of the same family: contrastive "
@@ -103,6 +105,22 @@ class Prepared(Protocol):
 
         :func:`probgen.fit` calls it once, before the first step.
         """
+
+
+def run_once(
+    objective: Objective, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple
+) -> None:
+    """The loss of a batch in eval mode, for what a first call makes and refuses.
+
+    Lazy parameters come into being, shapes are checked; modes and random state stay as they were.
+    """
+    training = objective.training
+    objective.eval()
+    try:
+        with torch.no_grad(), same_random_state():
+            objective.differentiable_loss(model, guide, *batch)
+    finally:
+        objective.train(training)
 
 
 def check_observed(name: str, sites: Sites) -> None:

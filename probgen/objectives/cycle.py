@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from probgen.core import checks
 from probgen.core.loss_parts import note
 from probgen.core.sums import sum_of
-from probgen.core.turns import same_random_state
 from probgen.objectives.adversary import Adversary
-from probgen.objectives.base import Objective
+from probgen.objectives.base import Objective, run_once
 from probgen.objectives.games import Game, LeastSquares
 from probgen.objectives.regularizers import Regularizer
 from probgen.objectives.schedules import WeightSchedule, at_step
@@ -130,11 +129,7 @@ class CycleConsistency(Objective):
 
         Their lazy parameters come into being, and shapes are checked before training.
         """
-        training = self.training
-        self.eval()
-        with torch.no_grad(), same_random_state():
-            self.differentiable_loss(model, guide, *batch)
-        self.train(training)
+        run_once(self, model, guide, batch)
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
