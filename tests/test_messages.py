@@ -312,9 +312,11 @@ OBJECTIVES = {
     if inspect.isclass(value) and issubclass(value, Objective) and value is not Objective
 }
 NEEDING = {
+    "AttributeTranslation": None,  # it asks for attributes first
     "Adversarial": lambda: pg.objectives.Adversarial(
         pg.objectives.Adversary(MLP(2, [4], 1), pg.objectives.NonSaturating())
     ),
+    "CycleConsistency": None,  # it asks for rows of two sets
     "DReG": lambda: pg.objectives.DReG(4),
     "DenoisingScoreMatching": lambda: pg.objectives.DenoisingScoreMatching(0.1),
     "FactorVAE": lambda: pg.objectives.FactorVAE(MLP(2, [4], 1)),

@@ -175,6 +175,11 @@ def _check_labels(labels: Tensor | None, classes: int) -> None:
     """Refuses labels that are not one of 0, ..., K - 1, or NaN, for each row; ``ValueError``."""
     if labels is None:
         return
+    if not torch.is_tensor(labels):
+        raise TypeError(
+            f"expected labels y as a tensor (N,), got {type(labels).__name__}; give one number for "
+            "each row: torch.full((len(x),), label)"
+        )
     if labels.ndim != 1:
         column = labels.ndim == 2 and labels.shape[1] == 1
         advice = "y[:, 0]" if column else "of one-hot ones y.argmax(-1)"
