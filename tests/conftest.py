@@ -30,7 +30,11 @@ def seeded():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a table the quick half has as many cases as its mark says: the others are slow."""
+    """Of a table the quick half has as many cases as its mark says: the others are slow.
+
+    Tutorials come first: they take a minute each, and the last of them would keep one worker alone.
+    """
+    items.sort(key=lambda item: item.path.name != "test_tutorials.py")
     tables = defaultdict(list)
     for item in items:
         if item.get_closest_marker("table") is not None:

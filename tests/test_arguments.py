@@ -83,6 +83,8 @@ REFUSED_ELSEWHERE = {
         ("LevelReconstruction", "high", -1.0),
         ("Gaussianized", "high", -1.0),
         ("LinearSchedule", "start", -1.0),
+        ("geometric", "start", -1.0),
+        ("geometric", "stop", -1.0),
         ("HiddenMarkovModel", "context_ndim", 0),
         ("BayesianNetwork", "limit", 0),
         ("DCGANCritic", "context", 0),
