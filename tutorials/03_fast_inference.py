@@ -364,7 +364,7 @@ figure, (left, right) = plt.subplots(
 )
 palette = plt.get_cmap("Set2").colors
 component = mixture.responsibilities(scores, at_guide.merged).argmax(1)
-thinned = mixture_nuts.posterior.isel(draw=slice(0, None, 30)).stack(sample=("chain", "draw"))
+thinned = az.extract(mixture_nuts).isel(sample=slice(0, None, 30))
 guess = mixture_svi.posterior.mean(("chain", "draw"))
 for k in range(5):
     left.scatter(*scores[component == k, :2].T, s=10, color=palette[k], alpha=0.6, lw=0)
