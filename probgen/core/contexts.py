@@ -471,17 +471,34 @@ def beside(value: Tensor, context: Tensor | None, event_ndim: int) -> Tensor:
     >>> beside(torch.zeros(5, 1, 8, 8), torch.zeros(5, 4), 3).shape
     torch.Size([5, 5, 8, 8])
     """
-    if context is None:
-        return value
-    at = -3 if event_ndim >= 3 else -1
-    lead = torch.broadcast_shapes(value.shape[: value.ndim - event_ndim], context.shape[:-1])
-    event = list(value.shape[value.ndim - event_ndim :])
-    context = context.reshape(
-        *context.shape[:-1], *(1,) * (event_ndim + at), context.shape[-1], *(1,) * (-1 - at)
-    )
-    repeated = event.copy()
-    repeated[at] = context.shape[at]
-    return torch.cat((value.expand(*lead, *event), context.expand(*lead, *repeated)), at)
+    return all_beside((value, event_ndim), (context, 1))
+
+
+def all_beside(*parts: tuple[Tensor | None, int]) -> Tensor:
+    """Values ``(*batch, *event)``, with their numbers of event dims, as one; ``None`` are left out.
+
+    Along the channels of images, else along the last dim. A vector beside events of more dims is
+    repeated over the others of them; batch dims broadcast.
+
+    >>> image, vector = torch.zeros(5, 2, 8, 8), torch.zeros(3, 1, 4)
+    >>> all_beside((image, 3), (None, 3), (vector, 1), (image, 3)).shape
+    torch.Size([3, 5, 8, 8, 8])
+    """
+    there = [(value, ndim) for value, ndim in parts if value is not None]
+    if len(there) == 1:
+        return there[0][0]
+    whole, most = max(there, key=lambda part: part[1])
+    at = -3 if most >= 3 else -1
+    leads = [value.shape[: value.ndim - ndim] for value, ndim in there]
+    batch = torch.broadcast_shapes(*leads)
+    wide = []
+    for (value, ndim), lead in zip(there, leads, strict=True):
+        if ndim < most:
+            value = value.reshape(*lead, *(1,) * (most + at), -1, *(1,) * (-1 - at))
+        event = list(whole.shape[whole.ndim - most :])
+        event[at] = value.shape[at]
+        wide.append(value.expand(*batch, *event))
+    return torch.cat(wide, at)
 
 
 def beside_size(part: Any, own: int) -> int | None:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import distribution_given, received
+from probgen.core.contexts import all_beside, distribution_given, received
 from probgen.core.foreign import row_by_row
 from probgen.core.missing import fill_missing
 from probgen.core.module import (
@@ -181,7 +180,7 @@ class HierarchicalVAE(LatentVariableModel):
             for name, level in self._named():
                 prior = _prior(level, state, context)
                 state = _next(level, state, pyro.sample(name, prior), prior)
-            shown = _beside((state, self.decoder.context_ndim), (context, 1))
+            shown = all_beside((state, self.decoder.context_ndim), (context, 1))
             return pyro.sample("x", self.decoder(shown), obs=x)
 
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
@@ -242,42 +241,21 @@ def _prior(level: Level, state: Tensor | None, context: Tensor | None) -> Any:
     if state is None:
         return distribution_given(level.prior, context)
     ndim = level.prior.context_ndim
-    return level.prior(_beside((state, ndim), (context, 1)))
+    return level.prior(all_beside((state, ndim), (context, 1)))
 
 
 def _posterior(level: Level, state: Tensor | None, features: Tensor, context: Tensor | None) -> Any:
     """q(z_l | h_l, d_l, c)."""
     ndim = level.posterior.context_ndim
     if level.combine is not None:
-        evidence = level.posterior(_beside((features, ndim), (context, 1)))
+        evidence = level.posterior(all_beside((features, ndim), (context, 1)))
         return level.combine(_prior(level, state, context), evidence)
-    return level.posterior(_beside((state, ndim), (features, ndim), (context, 1)))
+    return level.posterior(all_beside((state, ndim), (features, ndim), (context, 1)))
 
 
 def _next(level: Level, state: Tensor | None, z: Tensor, distribution: Any) -> Tensor:
     """The state below a level."""
     own = len(distribution.event_shape)
     ndim = level.posterior.context_ndim
-    shown = _beside((state, ndim), (z, own))
+    shown = all_beside((state, ndim), (z, own))
     return row_by_row(level.step, shown, ndims=[own if state is None else max(ndim, own)])
-
-
-def _beside(*parts: tuple[Tensor | None, int]) -> Tensor:
-    """Values ``(*batch, *event)``, with their numbers of event dims, as one; ``None`` are left out.
-
-    Side by side along the last dim of vectors, along the channels of images. A vector beside an
-    image is repeated over all pixels; batch dims broadcast.
-    """
-    there = [(value, ndim) for value, ndim in parts if value is not None]
-    image = next((value for value, ndim in there if ndim == 3), None)
-    values = []
-    for value, ndim in there:
-        if image is not None and ndim == 1:
-            value = value[..., None, None].expand(*value.shape, *image.shape[-2:])
-        values.append(value)
-    along = -1 if image is None else -3
-    batches = [value.shape[: value.ndim - (1 if image is None else 3)] for value in values]
-    batch = torch.broadcast_shapes(*batches)
-    events = [value.shape[len(own) :] for value, own in zip(values, batches, strict=True)]
-    wide = [value.expand(*batch, *event) for value, event in zip(values, events, strict=True)]
-    return wide[0] if len(wide) == 1 else torch.cat(wide, along)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.arguments import is_leaf
-from probgen.core.missing import has_missing
 from probgen.core.module import GenerativeModel
-from probgen.core.private_torch import pytree
 from probgen.core.rows import RowLayout, row_layout, tensors_of
 from probgen.core.turns import lent, same_random_state
 from probgen.train.data import DEFAULT_ROWS, Source
 from probgen.train.forms import DataForm, Request, refuse_weights
 from probgen.train.rows import Batch
-from probgen.train.stream import as_batch
+from probgen.train.stream import WholeBatches, as_batch
 
 Selection = Any
 
@@ -102,7 +98,7 @@ class Pairs(DataForm):
         return batch
 
 
-class PairStream:
+class PairStream(WholeBatches):
     """Batches of rows that are made when they are needed.
 
     Parameters
@@ -119,8 +115,6 @@ class PairStream:
 
     drop_last = False
     weights = None
-    totals: Mapping[str, int] = MappingProxyType({})
-    unnamed = ()
 
     def __init__(
         self, pairs: Pairs, batch_size: int, world: int = 1, gen: GenerativeModel | None = None
@@ -140,15 +134,8 @@ class PairStream:
     def batch_size(self) -> int:
         return self.own * self.world
 
-    @property
-    def total(self) -> float | None:
-        return self.rows
-
     def contents(self) -> None:
         """What a function makes is not known from outside."""
-
-    def to(self, device: torch.device) -> None:
-        """Batches move one by one."""
 
     def peek(self) -> Batch:
         """A batch of the usual size, drawn once; the random state is left as it was."""
@@ -156,18 +143,6 @@ class PairStream:
             with same_random_state():
                 self._like = self.pairs.made(self.own, self.gen)
         return self._like
-
-    def first(self) -> Selection:
-        return self.peek()
-
-    def look(self) -> Batch:
-        return self.peek()
-
-    def index(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> None:
-        return None
-
-    def scales(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> None:
-        return None
 
     def choose(self) -> tuple[Selection, int]:
         self.peek()
@@ -182,23 +157,6 @@ class PairStream:
             self.epoch += 1
             self.position = 0
         return self.batch(self.peek(), taken), self.batch_size
-
-    def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
-        if tensors is None:
-            return selection
-        given = iter(tensors)
-        return pytree.tree_map(
-            lambda part: next(given) if torch.is_tensor(part) else part, selection, is_leaf=is_leaf
-        )
-
-    def tensors(self, selection: Selection) -> list[Tensor]:
-        return list(tensors_of(selection))
-
-    def missing(self, selection: Selection) -> bool:
-        return any(map(has_missing, self.tensors(selection)))
-
-    def alike(self) -> int:
-        return 1  # what is made may depend on the model, and draws are to come in their turn
 
     def left(self) -> int:
         if self.rows is None:

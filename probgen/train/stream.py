@@ -5,6 +5,7 @@ With a cursor for exact resume.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +26,56 @@ from probgen.train.rows import NO_ROWS, Batch, arguments_of, check_some
 Selection = Any
 
 
-class BatchStream:
+class WholeBatches(ABC):
+    """What sources share whose selections are the batches themselves, one after the other."""
+
+    rows: int | None
+    totals: Mapping[str, int] = MappingProxyType({})
+    unnamed = ()
+
+    @abstractmethod
+    def peek(self) -> Batch:
+        """The batch that would come next, or one like it; the cursor does not move."""
+
+    def to(self, device: torch.device) -> None:
+        """Batches move one by one, when they come."""
+        return
+
+    def first(self) -> Selection:
+        return self.peek()
+
+    def index(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> None:
+        return None
+
+    @property
+    def total(self) -> float | None:
+        return self.rows
+
+    def scales(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> None:
+        return None
+
+    def look(self) -> Batch:
+        return self.peek()
+
+    def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
+        if tensors is None:
+            return selection
+        given = iter(tensors)
+        return pytree.tree_map(
+            lambda part: next(given) if torch.is_tensor(part) else part, selection, is_leaf=is_leaf
+        )
+
+    def tensors(self, selection: Selection) -> list[Tensor]:
+        return list(tensors_of(selection))
+
+    def missing(self, selection: Selection) -> bool:
+        return any(map(has_missing, self.tensors(selection)))
+
+    def alike(self) -> int:
+        return 1  # the next one is made when its turn comes
+
+
+class BatchStream(WholeBatches):
     """Batches from a DataLoader or any iterable of batches that can be iterated again.
 
     To resume, the random state at the start of the epoch is put back and the batches already seen
@@ -33,8 +83,6 @@ class BatchStream:
     """
 
     drop_last = False  # a loader's own affair
-    totals: Mapping[str, int] = MappingProxyType({})
-    unnamed = ()
 
     def __init__(self, batches: Iterable[Any], world: int = 1, gen: GenerativeModel | None = None):
         self.batches = batches
@@ -53,9 +101,6 @@ class BatchStream:
     def batch_size(self) -> int | None:
         return self.batches.batch_size if isinstance(self.batches, DataLoader) else None
 
-    def to(self, device: torch.device) -> None:
-        """Batches move one by one."""
-
     def peek(self) -> Batch:
         state = self._random_state()
         try:
@@ -67,22 +112,6 @@ class BatchStream:
         finally:
             self._restore(state)
 
-    def first(self) -> Selection:
-        return self.peek()
-
-    def index(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> None:
-        return None
-
-    @property
-    def total(self) -> float | None:
-        return self.rows
-
-    def scales(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> None:
-        return None
-
-    def look(self) -> Batch:
-        return self.peek()
-
     def choose(self) -> tuple[Selection, int]:
         if self._iterator is None:
             self._start = self._random_state()
@@ -92,23 +121,6 @@ class BatchStream:
         if self._iterator is not None:
             self._look_ahead(self._iterator)
         return batch, self.layout.like(batch).count(batch) * self.world
-
-    def batch(self, selection: Selection, tensors: Sequence[Tensor] | None = None) -> Batch:
-        if tensors is None:
-            return selection
-        given = iter(tensors)
-        return pytree.tree_map(
-            lambda part: next(given) if torch.is_tensor(part) else part, selection, is_leaf=is_leaf
-        )
-
-    def tensors(self, selection: Selection) -> list[Tensor]:
-        return list(tensors_of(selection))
-
-    def missing(self, selection: Selection) -> bool:
-        return any(map(has_missing, self.tensors(selection)))
-
-    def alike(self) -> int:
-        return 1
 
     def left(self) -> int:
         return 1
