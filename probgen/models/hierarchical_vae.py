@@ -152,6 +152,7 @@ class HierarchicalVAE(LatentVariableModel):
     inverse autoregressive flow, https://arxiv.org/abs/1606.04934; Child (2021), Very deep VAEs,
     https://arxiv.org/abs/2011.10650
 
+    >>> import torch
     >>> from probgen.heads import Bernoulli
     >>> levels = Level.dense(9, [2, 4], width=16, combine=precision_weighted)
     >>> gen = HierarchicalVAE(levels, Bernoulli(MLP(16, [16], 9)))
@@ -226,7 +227,9 @@ def precision_weighted(prior: Any, evidence: Any) -> dist.TorchDistribution:
     Distributions of events ``(*event)`` of independent normal entries, batch shapes that broadcast.
     Sønderby et al. (2016), https://arxiv.org/abs/1602.02282, equation 7
 
-    >>> half = precision_weighted(*(dist.Normal(torch.tensor([m]), 1.0).to_event(1) for m in (0.0, 2.0)))
+    >>> import torch
+    >>> prior = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+    >>> half = precision_weighted(prior, dist.Normal(torch.full([1], 2.0), 1.0).to_event(1))
     >>> half.mean, half.variance
     (tensor([1.]), tensor([0.5000]))
     """
