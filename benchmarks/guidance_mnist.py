@@ -86,10 +86,12 @@ MODELS: dict[str, tuple[Callable[[], pg.DistributionModule], float]] = {
     "weaker": (weaker, 0.25),
     "flow matching": (flow_matching, 1.0),
 }
-SAMPLERS: dict[str, Any] = {
+SAMPLERS: dict[str, Any] = {  # 20 calls of the network each
     "diffusion": pg.diffusion.DPMSolver(20),
     "flow matching": pg.flows.Midpoint(10),
 }
+CORRECTED = pg.diffusion.PredictorCorrector(10)  # the diffusion alone, under some of the rules
+ALSO_CORRECTED = ("plain", "classifier-free 3")
 
 
 def trained(
@@ -138,9 +140,9 @@ def rules(models: dict[str, pg.DistributionModule], judge: ClassifierFeatures) -
         "classifier-free, falling weight": ClassifierFree(lambda t: 1 + 2 * (WEIGHT - 1) * (1 - t)),
         "interval of 3": Interval(WEIGHT, between=(0.2, 0.7)),
         "annealed, plain": CADS(),
-        "annealed 3": CADS(WEIGHT),
-        "interval of annealed 3": Interval(CADS(WEIGHT), between=(0.2, 0.9)),
-        "repulsion, plain": Repulsion(8.0),
+        "annealed 3": CADS(WEIGHT, scale=1.0),
+        "interval of annealed 3": Interval(CADS(WEIGHT, scale=1.0), between=(0.2, 0.9)),
+        "repulsion, plain": Repulsion(4.0),
         "repulsion 3": Repulsion(8.0, base=WEIGHT),
         "rescaled 3": Rescale(WEIGHT),
         "dynamic threshold 3": Thresholded(dynamic, base=WEIGHT),
@@ -222,11 +224,12 @@ def main() -> None:
     every = rules(models, judge)
 
     def row(title: str) -> dict[str, float]:
-        family, _, name = title.partition(", by ")
+        family, _, name = title.removesuffix(", corrected").partition(", by ")
         if family == "training images":
             return judged(by_class(images, labels, count), real, judge)
+        sampler = CORRECTED if title.endswith(", corrected") else SAMPLERS[family]
         start = time.process_time()
-        x = draw(models[family], SAMPLERS[family], every[name], count)
+        x = draw(models[family], sampler, every[name], count)
         seconds = time.process_time() - start
         return {**judged(x, real, judge), "seconds": seconds}
 
@@ -234,6 +237,8 @@ def main() -> None:
     for family in arguments.only:
         skipped = NOT_FOR_FLOWS if family == "flow matching" else set()
         titles += [f"{family}, by {name}" for name in every if name not in skipped]
+    if "diffusion" in arguments.only:
+        titles += [f"diffusion, by {name}, corrected" for name in ALSO_CORRECTED]
     path = arguments.work / f"results_{arguments.steps}_{count}.json"
     done = kept(path, titles, row)
     print(f"\n{CLASSES * count} draws, {count} of each digit, against as many test images")

@@ -58,17 +58,22 @@ PUBLISHED = {  # percent, 100 labels, as recalled from Kingma et al. (2014)
 class Rows:
     """Images as vectors of bits, and labels of which few are known."""
 
-    def __init__(self, data: Path, seed: int):
+    def __init__(self, data: Path, seed: int, validate: bool = False):
         mnist = load_mnist(data)
-        self.pixels = mnist.train_images.flatten(1)
-        self.test_pixels = mnist.test_images.flatten(1)
+        train = (mnist.train_images, mnist.train_labels)
+        test = (mnist.test_images, mnist.test_labels)
+        if validate:
+            test = (train[0][-10_000:], train[1][-10_000:])
+            train = (train[0][:-10_000], train[1][:-10_000])
+        self.pixels = train[0].flatten(1)
+        self.test_pixels = test[0].flatten(1)
         self.x = (self.pixels > 0.5).float()
         self.test = (self.test_pixels > 0.5).float()
-        self.truth = mnist.test_labels.long()
+        self.truth = test[1].long()
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
-        of_digit = [order[mnist.train_labels[order] == digit] for digit in range(DIGITS)]
+        of_digit = [order[train[1][order] == digit] for digit in range(DIGITS)]
         self.few = torch.cat([rows[:PER_DIGIT] for rows in of_digit])
-        self.labels = mnist.train_labels[self.few].long()
+        self.labels = train[1][self.few].long()
         self.y = torch.full((len(self.x),), torch.nan)
         self.y[self.few] = self.labels.float()
         self.alpha = 0.1 * len(self.x) / len(self.few)

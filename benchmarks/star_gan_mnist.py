@@ -42,6 +42,7 @@ from probgen.train.fit import adam, fit
 SIDE = 14
 SHAPE = (3, SIDE, SIDE)
 LEVELS = {"color": 3, "thickness": 2, "slant": 3}
+ASKED = sum(LEVELS.values())
 SHEAR = 0.4
 TESTED = 3000
 
@@ -61,7 +62,8 @@ def sheared(gray: Tensor, shear: Tensor) -> Tensor:
     theta[:, 0, 0] = 1.0
     theta[:, 1, 1] = 1.0
     theta[:, 0, 1] = shear
-    return grid_sample(gray, affine_grid(theta, list(gray.shape), align_corners=False))
+    grid = affine_grid(theta, list(gray.shape), align_corners=False)
+    return grid_sample(gray, grid, align_corners=False)
 
 
 def upright(images: Tensor) -> Tensor:
@@ -106,18 +108,32 @@ def rows(images: Tensor, labels: Tensor, seed: int) -> Rows:
     return Rows(gray, x, attributes, labels.long())
 
 
-class Generator(nn.Module):
-    """Moves pixels by a field of displacements, then changes them where they are.
+class Affine(nn.Module):
+    """Places that pixels are taken from: an affine map of the picture's own, by what it is asked."""
 
-    Both follow from the picture, the attributes asked for and the coordinates, and both begin at
-    zero. A slant is a movement, which a residual alone has to erase and draw anew.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        act = nn.LeakyReLU(0.2)
+        self.look = nn.Sequential(
+            nn.Conv2d(3, 16, 4, 2, 1), act, nn.Conv2d(16, 32, 4, 2, 1), act, nn.Flatten()
+        )
+        self.tell = nn.Sequential(nn.Linear(32 * 9 + ASKED, 64), act, nn.Linear(64, 6))
+        to_zero(self.tell[-1])
+        self.register_buffer("still", torch.eye(2, 3))
+
+    def forward(self, x: Tensor, attributes: Tensor) -> Tensor:
+        told = self.tell(torch.cat((self.look(x), attributes), -1))
+        theta = self.still + told.unflatten(-1, (2, 3))
+        return affine_grid(theta, list(x.shape), align_corners=True)
+
+
+class Field(nn.Module):
+    """Places that pixels are taken from: a displacement of each, by its surroundings."""
 
     def __init__(self, width: int):
         super().__init__()
         act = nn.LeakyReLU(0.2)
-        asked = sum(LEVELS.values())
-        self.first = nn.Sequential(nn.Conv2d(3 + asked + 2, width, 3, padding=1), act)
+        self.first = nn.Sequential(nn.Conv2d(3 + ASKED + 2, width, 3, padding=1), act)
         self.down = nn.Sequential(nn.Conv2d(width, 2 * width, 4, 2, 1), act)
         self.middle = nn.Sequential(
             nn.Conv2d(2 * width, 2 * width, 3, padding=1),
@@ -127,29 +143,56 @@ class Generator(nn.Module):
         )
         self.up = nn.Sequential(nn.ConvTranspose2d(2 * width, width, 4, 2, 1), act)
         self.field = nn.Conv2d(2 * width, 2, 3, padding=1)
-        self.change = nn.Sequential(
-            nn.Conv2d(3 + asked, width, 3, padding=1),
-            act,
-            nn.Conv2d(width, width, 3, padding=1),
-            act,
-            nn.Conv2d(width, 3, 3, padding=1),
-        )
-        for last in (self.field, self.change[-1]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        to_zero(self.field)
         steps = torch.linspace(-1, 1, SIDE)
         places = torch.stack(torch.meshgrid(steps, steps, indexing="xy"))
         self.register_buffer("places", places)
 
     def forward(self, x: Tensor, attributes: Tensor) -> Tensor:
-        asked = attributes[:, :, None, None].expand(-1, -1, SIDE, SIDE)
         places = self.places.expand(len(x), -1, -1, -1)
-        first = self.first(torch.cat((x, asked, places), 1))
+        first = self.first(torch.cat((x, everywhere(attributes), places), 1))
         low = self.down(first)
         high = self.up(low + self.middle(low))
         grid = places + self.field(torch.cat((first, high), 1))
-        moved = grid_sample(x + 1, grid.movedim(1, -1), align_corners=True) - 1
-        return moved + self.change(torch.cat((moved, asked), 1))
+        return grid.movedim(1, -1)
+
+
+WARPS = {"affine": lambda width: Affine(), "field": Field}
+
+
+class Generator(nn.Module):
+    """Moves pixels, then changes them where they are; begins as the identity.
+
+    A slant is a movement, which a residual alone has to erase and to draw anew.
+    """
+
+    def __init__(self, warp: nn.Module, width: int):
+        super().__init__()
+        act = nn.LeakyReLU(0.2)
+        self.warp = warp
+        self.change = nn.Sequential(
+            nn.Conv2d(3 + ASKED, width, 3, padding=1),
+            act,
+            nn.Conv2d(width, width, 3, padding=1),
+            act,
+            nn.Conv2d(width, 3, 3, padding=1),
+        )
+        to_zero(self.change[-1])
+
+    def forward(self, x: Tensor, attributes: Tensor) -> Tensor:
+        grid = self.warp(x, attributes)
+        moved = grid_sample(x + 1, grid, align_corners=True) - 1
+        return moved + self.change(torch.cat((moved, everywhere(attributes)), 1))
+
+
+def to_zero(layer: nn.Module) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def everywhere(attributes: Tensor) -> Tensor:
+    """Attributes at each pixel, ``(B, K) -> (B, K, H, W)``."""
+    return attributes[:, :, None, None].expand(-1, -1, SIDE, SIDE)
 
 
 def trunk(width: int) -> nn.Module:
@@ -162,10 +205,11 @@ def trunk(width: int) -> nn.Module:
     )
 
 
-def trained(data: Rows, arguments: argparse.Namespace) -> StarGAN:
-    torch.manual_seed(arguments.seed)
+def trained(data: Rows, arguments: argparse.Namespace, seed: int) -> StarGAN:
+    torch.manual_seed(seed)
     categories = list(LEVELS.values())
-    gen = StarGAN(Generator(arguments.width), Codes(categories))
+    warp = WARPS[arguments.warp](arguments.width)
+    gen = StarGAN(Generator(warp, arguments.width), Codes(categories))
     seen = trunk(32)
     critic = nn.Sequential(seen, nn.Linear(64 * 9, 1))
     net = nn.Sequential(seen, nn.Linear(64 * 9, sum(categories)))
@@ -174,6 +218,7 @@ def trained(data: Rows, arguments: argparse.Namespace) -> StarGAN:
         Codes(categories, net=net, context_ndim=3),
         classification=arguments.classification,
         reconstruction=arguments.reconstruction,
+        identity=arguments.identity,
         game=Relativistic(),
         regularizers=[R1(arguments.penalty)],
     )
@@ -190,7 +235,7 @@ def trained(data: Rows, arguments: argparse.Namespace) -> StarGAN:
         compile=False,
         verdict=False,
         progress=False,
-        seed=arguments.seed,
+        seed=seed,
     )
     print(f"{arguments.steps} steps, {time.process_time() - began:.0f} s of processor time")
     return gen
@@ -225,14 +270,16 @@ def right(net: nn.Module, x: Tensor, targets: Tensor, sizes: list[int]) -> Tenso
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of MNIST")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--warp", choices=WARPS, default="affine", help="how pixels move")
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--width", type=int, default=24, help="channels of the generator")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--penalty", type=float, default=1.0, help="R1")
     parser.add_argument("--classification", type=float, default=1.0)
-    parser.add_argument("--reconstruction", type=float, default=20.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reconstruction", type=float, default=10.0)
+    parser.add_argument("--identity", type=float, default=0.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--samples", type=Path, help="file for a picture of changed digits (.png)")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -247,24 +294,53 @@ def main() -> None:
     of_digits = classifier(other.x, other.labels[:, None], [10], 1200)
     asked = drawn(TESTED, torch.Generator().manual_seed(4))
     partners = rendered(test.upright, asked)
-    gen = trained(data, arguments)
-    made = gen.translate(test.x, vectors(asked))
-    back = gen.translate(made, vectors(test.attributes))
-    print(f"{'':16s}{'all':>8s}" + "".join(f"{name:>11s}" for name in LEVELS) + f"{'digit':>9s}")
-    shown = {"real": test.x, "true partners": partners, "changed": made, "not changed": test.x}
-    for name, x in shown.items():
-        wanted = test.attributes if name == "real" else asked
+
+    def judged(x: Tensor, wanted: Tensor) -> Tensor:
+        """Whether each attribute is right, and the digit, ``(B, 4)``."""
         found = right(of_attributes, x, wanted, sizes)
-        digit = right(of_digits, x, test.labels[:, None], [10]).float().mean()
-        each = "".join(f"{100 * share:9.1f} %" for share in found.float().mean(0))
-        print(f"{name:16s}{100 * found.all(-1).float().mean():6.1f} %{each}{100 * digit:7.1f} %")
-    print(
-        f"mean absolute error to the true partner {(made - partners).abs().mean():.3f} (of the "
-        f"picture as it is {(test.x - partners).abs().mean():.3f}), of pictures that came back "
-        f"{(back - test.x).abs().mean():.3f}"
-    )
+        return torch.cat((found, right(of_digits, x, test.labels[:, None], [10])), -1)
+
+    print(f"{'':16s}{'all':>8s}" + "".join(f"{name:>11s}" for name in LEVELS) + f"{'digit':>9s}")
+    line("real", judged(test.x, test.attributes))
+    line("true partners", judged(partners, asked))
+    line("not changed", judged(test.x, asked))
+    for seed in arguments.seeds:
+        gen = trained(data, arguments, seed)
+        made = gen.translate(test.x, vectors(asked))
+        back = gen.translate(made, vectors(test.attributes))
+        found = judged(made, asked)
+        line(f"changed, seed {seed}", found)
+        print(
+            f"mean absolute error to the true partner {(made - partners).abs().mean():.3f} (of the "
+            f"picture as it is {(test.x - partners).abs().mean():.3f}), of pictures that came back "
+            f"{(back - test.x).abs().mean():.3f}"
+        )
+        by_change(found, judged(partners, asked), test.attributes, asked)
     if arguments.samples:
         picture(torch.stack((test.x, made, partners))[:, :20], arguments.samples)
+
+
+def line(name: str, found: Tensor) -> None:
+    """Shares of all attributes, of each, and of the digit."""
+    every = 100 * found[:, :-1].all(-1).float().mean()
+    each = [f"{100 * share:.1f} %" for share in found.float().mean(0)]
+    columns = "".join(f"{share:>11s}" for share in each[:-1])
+    print(f"{name:16s}{every:6.1f} %{columns}{each[-1]:>9s}", flush=True)
+
+
+def by_change(found: Tensor, partners: Tensor, before: Tensor, asked: Tensor) -> None:
+    """For each change of each attribute: that attribute and the digit, of changed and of partners."""
+    print(f"{'':24s}attribute (true partner)    digit (true partner)")
+    for place, (name, levels) in enumerate(LEVELS.items()):
+        for change in range(1 - levels, levels):
+            rows = asked[:, place] - before[:, place] == change
+            columns = [(rated[rows].float().mean(0) * 100).tolist() for rated in (found, partners)]
+            made, true = columns
+            print(
+                f"  {name:10s}{change:+4d} levels{made[place]:10.1f} % ({true[place]:5.1f} %)"
+                f"{made[-1]:14.1f} % ({true[-1]:5.1f} %)",
+                flush=True,
+            )
 
 
 def picture(x: Tensor, path: Path) -> None:

@@ -69,6 +69,15 @@ def thick(x: Tensor) -> Tensor:
 CHANGES = {"turned": turned, "thick": thick}
 
 
+class Run(NamedTuple):
+    """Where it starts, the weight of the cycle and whether that rises, and whether pixels move."""
+
+    start: str
+    cycle: float
+    rises: bool
+    moves: bool
+
+
 class Sets(NamedTuple):
     """Rows of both sets, which have no image in common, and test images with their partners."""
 
@@ -93,12 +102,12 @@ def sets(data: Path, change: Callable[[Tensor], Tensor]) -> Sets:
 
 
 class Translator(nn.Module):
-    """A dense layer, and a residual convolution of what it gives."""
+    """A residual convolution, of what a dense layer gives where pixels have to move."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, moves: bool):
         super().__init__()
         size = SIDE * SIDE
-        self.dense = nn.Linear(size, size)
+        self.dense = nn.Linear(size, size) if moves else None
         self.rest = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1),
             nn.LeakyReLU(0.2),
@@ -106,18 +115,20 @@ class Translator(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Conv2d(width, 1, 3, padding=1),
         )
-        nn.init.eye_(self.dense.weight)
-        for last in (self.dense.bias, self.rest[-1].weight, self.rest[-1].bias):
-            nn.init.zeros_(last)
+        if self.dense is not None:
+            nn.init.eye_(self.dense.weight)
+            nn.init.zeros_(self.dense.bias)
+        nn.init.zeros_(self.rest[-1].weight)
+        nn.init.zeros_(self.rest[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        moved = self.dense(x.flatten(-3)).reshape(x.shape)
+        moved = x if self.dense is None else self.dense(x.flatten(-3)).reshape(x.shape)
         return moved + self.rest(moved)
 
 
 @torch.no_grad()
-def begin_at_components(net: Translator, a: Tensor, b: Tensor, kept: int) -> None:
-    """Lets the dense layer map the first principal components of a to those of b."""
+def begin_at_components(dense: nn.Linear, a: Tensor, b: Tensor, kept: int) -> None:
+    """Lets a dense layer map the first principal components of a to those of b."""
     means = [rows.flatten(1).mean(0) for rows in (a, b)]
     bases = []
     for rows, mean in zip((a, b), means, strict=True):
@@ -125,8 +136,8 @@ def begin_at_components(net: Translator, a: Tensor, b: Tensor, kept: int) -> Non
         basis = torch.linalg.eigh(centered.T @ centered).eigenvectors.flip(1)[:, :kept]
         skewness = (centered @ basis).pow(3).mean(0)
         bases.append(basis * skewness.sign())
-    net.dense.weight.copy_(bases[1] @ bases[0].T)
-    net.dense.bias.copy_(means[1] - net.dense.weight @ means[0])
+    dense.weight.copy_(bases[1] @ bases[0].T)
+    dense.bias.copy_(means[1] - dense.weight @ means[0])
 
 
 class Judge:
@@ -158,25 +169,23 @@ class Judge:
         print(f"  {name:34s}{100 * kept:6.1f} %{gap:8.3f}{cycle}", flush=True)
 
 
-def begun(rows: Sets, start: str, width: int, seed: int) -> CycleGAN:
-    torch.manual_seed(seed)
-    to_b, to_a = Translator(width), Translator(width)
-    if start == "principal":
-        begin_at_components(to_b, rows.a, rows.b, 50)
-        begin_at_components(to_a, rows.b, rows.a, 50)
+def begun(rows: Sets, run: Run, arguments: argparse.Namespace) -> CycleGAN:
+    torch.manual_seed(arguments.seed)
+    to_b, to_a = (Translator(arguments.width, run.moves) for _ in range(2))
+    if run.start == "principal":
+        begin_at_components(to_b.dense, rows.a, rows.b, 50)
+        begin_at_components(to_a.dense, rows.b, rows.a, 50)
     return CycleGAN(to_b, to_a)
 
 
-def translated(
-    rows: Sets, start: str, cycle: float, rises: bool, arguments: argparse.Namespace
-) -> CycleGAN:
+def translated(rows: Sets, run: Run, arguments: argparse.Namespace) -> CycleGAN:
     """A CycleGAN trained without pairs."""
-    gen = begun(rows, start, arguments.width, arguments.seed)
+    gen = begun(rows, run, arguments)
     critics = [DCGANCritic(SHAPE, hidden=(24, 48)) for _ in range(2)]
     steps = arguments.steps
     objective = CycleConsistency(
         *critics,
-        cycle=linear_warmup(steps // 2, 0.0, cycle) if rises else cycle,
+        cycle=linear_warmup(steps // 2, 0.0, run.cycle) if run.rises else run.cycle,
         game=Relativistic(),
         regularizers=[R1(arguments.penalty)],
     )
@@ -203,11 +212,11 @@ def translated(
 
 
 def paired(
-    rows: Sets, change: Callable[[Tensor], Tensor], arguments: argparse.Namespace
+    rows: Sets, change: Callable[[Tensor], Tensor], moves: bool, arguments: argparse.Namespace
 ) -> nn.Module:
     """The same network trained with pairs: an upper bound."""
     torch.manual_seed(arguments.seed)
-    net = Translator(arguments.width)
+    net = Translator(arguments.width, moves)
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     falling = cosine(arguments.steps)(optimizer)
     for _ in range(arguments.steps):
@@ -220,12 +229,12 @@ def paired(
     return net
 
 
-def runs(task: str) -> Iterator[tuple[str, float, bool]]:
-    """Starts and weights of the cycle, and whether these rise."""
-    for start in ("principal", "identity") if task == "turned" else ("identity",):
+def runs(task: str) -> Iterator[Run]:
+    moves = task == "turned"
+    for start in ("principal", "identity") if moves else ("identity",):
         for cycle in (0.0, 1.0, 10.0):
-            yield start, cycle, False
-    yield "identity", 10.0, True
+            yield Run(start, cycle, False, moves)
+    yield Run("identity", 10.0, True, moves)
 
 
 def study(task: str, arguments: argparse.Namespace) -> None:
@@ -236,17 +245,17 @@ def study(task: str, arguments: argparse.Namespace) -> None:
     judge.line("true partners", rows.partners)
     judge.line("mean image", rows.b.mean(0).expand_as(rows.test))
     judge.line("images as they are", rows.test)
-    bound = paired(rows, change, arguments)
+    bound = paired(rows, change, task == "turned", arguments)
     judge.line("trained with pairs", bound(rows.test).detach())
-    for place, (start, cycle, rises) in enumerate(runs(task)):
+    for place, run in enumerate(runs(task)):
         if arguments.only and place not in arguments.only:
             continue
-        gen = begun(rows, start, arguments.width, arguments.seed)
+        gen = begun(rows, run, arguments)
         made = gen.translate(rows.test)
-        judge.line(f"begins: {start}", made, gen.translate_back(made))
-        gen = translated(rows, start, cycle, rises, arguments)
+        judge.line(f"begins: {run.start}", made, gen.translate_back(made))
+        gen = translated(rows, run, arguments)
         made = gen.translate(rows.test)
-        name = f"{start}, cycle {'0 to ' * rises}{cycle:g}"
+        name = f"{run.start}, cycle {'0 to ' * run.rises}{run.cycle:g}"
         judge.line(name, made, gen.translate_back(made))
 
 
@@ -257,9 +266,9 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="*", help="places of runs, in their order")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--width", type=int, default=16, help="channels of the convolution")
-    parser.add_argument("--lr", type=float, default=5e-4, help="rate of the generators")
-    parser.add_argument("--penalty", type=float, default=1.0, help="R1")
+    parser.add_argument("--width", type=int, default=24, help="channels of the convolution")
+    parser.add_argument("--lr", type=float, default=1e-3, help="rate of the generators")
+    parser.add_argument("--penalty", type=float, default=0.1, help="R1")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")

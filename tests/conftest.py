@@ -1,5 +1,6 @@
 """What every test starts from."""
 
+import gc
 import os
 from collections import defaultdict
 
@@ -26,6 +27,29 @@ def seeded():
     assert not used, (
         f"the global parameter store was used: {used}; a test that runs plain Pyro clears it"
     )
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    """Graphs run operation by operation instead of being compiled.
+
+    The same mathematics, recorded in the same way, without the C++ compiler: it takes some twenty
+    seconds for the step of a model. Tests that are about its work do without this fixture.
+    """
+    monkeypatch.setattr(
+        "probgen.compile.tracing.Compiled.build", lambda self, *examples, **how: self
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Imports and a long list of tests are no garbage: looking for some takes a quarter of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -202,6 +202,81 @@ def test_both_players_see_the_context():
     )
 
 
+def conditional_players(inputs=2):
+    gan = GAN(SideBySide(MLP(3 + 1, [8], 2)), standard_normal(3), (2,)).double()
+    return gan, SideBySide(MLP(inputs + inputs // 2, [8], 1)).double()
+
+
+@pytest.mark.parametrize("name", ["non-saturating", "hinge", "relativistic"])
+def test_mismatched_contexts_are_fakes_as_well(name):
+    """Of each row by itself: some neighbors have the same context, and then no mismatch to show."""
+    game, critic_loss, generator_loss = HAND_WRITTEN[name]
+    gan, critic = conditional_players()
+    x = torch.randn(ROWS, 2).double()
+    c = torch.tensor([0.0, 0, 1, 2, 2, 2, 5, 6, 6, 4, 3, 0]).double()[:, None]
+    _, found = gradients(Adversarial(critic, game, mismatched=0.3), gan, critic, x, c)
+    fake = draws(gan, 7, c)
+
+    def of_critic(fake):
+        total = 0.0
+        for row in range(ROWS):
+            one = slice(row, row + 1)
+            real = critic(x[one], c[one])
+            loss = critic_loss(real, critic(fake[one], c[one]))
+            if c[row] != c[row - 1]:
+                wrong = critic(x[one], c[row - 1][None])
+                loss = 0.7 * loss + 0.3 * critic_loss(real, wrong)
+            total = total + loss / ROWS
+        return total
+
+    of_generator = lambda fake: generator_loss(critic(x, c), critic(fake, c))  # noqa: E731
+    assert_same(found, two_backwards(gan, critic, fake, of_critic, of_generator))
+
+
+def test_mismatched_packs_have_the_contexts_of_other_packs():
+    _, critic = conditional_players(inputs=4)
+    real, fake = torch.randn(2, 6, 2).double()
+    c = torch.arange(6.0)[:, None].double()
+    adversary = Adversary(critic, LeastSquares(), packing=2, mismatched=0.5)
+    sides, told = real.view(3, 4), c.view(3, 2)
+    right = (critic(sides, told) - 1) ** 2 / 2
+    wrong = critic(sides, told[[2, 0, 1]]) ** 2 / 2
+    made = critic(fake.view(3, 4), told) ** 2 / 2
+    expected = (right + (wrong + made) / 2).mean()
+    torch.testing.assert_close(adversary(real, fake, c, both=False), expected)
+
+
+@pytest.mark.slow
+def test_games_with_mismatched_contexts_compile_and_resume(tmp_path, replayed):
+    x, c = torch.randn(50, 2), torch.randint(3, (50, 1)).float()
+
+    def run(steps, compile, **files):
+        torch.manual_seed(3)
+        gan = GAN(SideBySide(MLP(3 + 1, [4], 2)), standard_normal(3), (2,))
+        critic = SideBySide(MLP(2 + 1, [4], 1))
+        game = Adversarial(critic, regularizers=[R1(1.0)], mismatched=0.5)
+        options = {"batch_size": 16, "seed": 0, "verdict": False, "progress": False}
+        history = fit(gan, (x, c), game, steps=steps, compile=compile, **options, **files)
+        parts = [p.detach().flatten() for p in (*gan.parameters(), *critic.parameters())]
+        return history, torch.cat(parts)
+
+    _, whole = run(6, False, checkpoint=tmp_path / "whole")
+    run(3, False, checkpoint=tmp_path / "parts")
+    assert torch.equal(run(6, False, checkpoint=tmp_path / "parts", resume=True)[1], whole)
+    history, compiled = run(6, True)
+    assert not history.compiled.startswith("no"), history.compiled
+    torch.testing.assert_close(compiled, whole)
+
+
+def test_mismatched_contexts_have_to_be_there():
+    (gan, critic), x = players(), torch.randn(ROWS, 2).double()
+    with pytest.raises(ValueError, match="expected contexts for mismatched=0.5"):
+        Adversarial(critic, mismatched=0.5)(gan.model, gan.guide)(x)
+    Adversarial(critic)(gan.model, gan.guide)(x)
+    gan, critic = conditional_players()
+    Adversarial(critic, mismatched=0.5)(gan.model, gan.guide)(x, x[:, :1])
+
+
 def test_packs_are_rows_side_by_side():
     (gan, critic), x = (
         players(inputs=6),
@@ -557,7 +632,7 @@ def test_lazy_critics_are_made_before_the_optimizer():
 
 
 def test_arguments_are_checked():
-    for wrong in ({"critic_steps": 0}, {"information": -1.0}, {"packing": 0}):
+    for wrong in ({"critic_steps": 0}, {"information": -1.0}, {"packing": 0}, {"mismatched": 1.0}):
         with pytest.raises(ValueError, match="expected"):
             Adversarial(MLP(2, [4], 1), **wrong)
     with pytest.raises(ValueError, match="patience"):

@@ -149,7 +149,7 @@ def test_the_row_and_entry_of_the_data_are_named(case, mode):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["normal"])
-def test_compiled_steps_name_the_same_row(case):
+def test_compiled_steps_name_the_same_row(case, replayed):
     make, data, entry = cases()[case]
     late = [part.clone() for part in (data if isinstance(data, tuple) else (data,))]
     text = failure(make(), tuple(late), steps=40, **MODES["compiled"])

@@ -19,8 +19,9 @@ from probgen.models.mixture import GaussianMixture
 from probgen.models.vae import VAE
 from probgen.nn import MLP, Constant
 from probgen.scoring import log_likelihood
-from probgen.train.checkpoint import CheckpointError, load, save, write
+from probgen.train.checkpoint import CheckpointError, write
 from probgen.train.fit import fit
+from probgen.train.saved import load, save
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 
@@ -295,9 +296,9 @@ CASES = {
         CheckpointError,
         "another model.*missing",
     ),
-    "nothing to load": (lambda p: load(gaussian(), p / "none"), CheckpointError, "found no file"),
+    "nothing to load": (lambda p: load(p / "none", into=gaussian()), CheckpointError, "found no file"),
     "another model to load": (
-        lambda p: (write(p / "m", {}, {}), load(gaussian(), p / "m")),
+        lambda p: (write(p / "m", {}, {}), load(p / "m", into=gaussian())),
         CheckpointError,
         "missing",
     ),

@@ -213,7 +213,7 @@ def test_averages_are_saved_and_come_back():
 
 
 @pytest.mark.slow
-def test_trained_resumed_and_compiled(tmp_path):
+def test_trained_resumed_and_compiled(tmp_path, replayed):
     options = {"seed": 0, "verdict": False, "progress": False, "compile": False}
     make = lambda: Mixture(ASKED["both"])  # noqa: E731
     whole, objectives = fit(make(), X, ELBO(), steps=8, **options), [ELBO() for _ in range(3)]

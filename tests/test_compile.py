@@ -53,12 +53,6 @@ from probgen.train.signals import Signals
 N, P = dist.Normal, constraints.positive
 
 
-@pytest.fixture
-def replayed(monkeypatch):
-    """Graphs run operation by operation instead of being compiled."""
-    monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
-
-
 def rows(n=12, dims=2, seed=0):
     return torch.randn(n, dims, generator=torch.Generator().manual_seed(seed))
 

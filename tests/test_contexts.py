@@ -28,6 +28,7 @@ from probgen.core.kinds import density_kind
 from probgen.core.missing import assume_missing
 from probgen.core.module import DistributionModule, Fixed, Independent, standard_normal
 from probgen.core.program import Program
+from probgen.core.weights import log_weights
 from probgen.distributions.diffusion.gamma import GammaNoise
 from probgen.distributions.diffusion.labels import UniformNoise
 from probgen.distributions.diffusion.schedules import LinearSchedule
@@ -306,12 +307,50 @@ def test_labels_for_images():
         check_context(torch.arange(6), 6, 3)
 
 
-def test_labels_of_a_joint_energy_model_are_a_column():
-    gen = JointEnergyModel(MLP(3, [8], 4), (3,))
-    with pytest.raises(
-        ValueError, match=r"got integer labels of shape \(6,\); give them: labels\[:, None\]"
-    ):
-        gen(torch.arange(6) % 4)
+def semi_supervised():
+    decoder = heads.Bernoulli(MLP(2 + 4, [8], 3))
+    encoder = heads.Gaussian(MLP(3 + 4, [8], 4))
+    return pg.SemiSupervisedVAE(pg.standard_normal(2), decoder, encoder, MLP(3, [8], 4), 4)
+
+
+TAKE_LABELS = {
+    "JointEnergyModel": lambda: JointEnergyModel(MLP(3, [8], 4), (3,)),
+    "SemiSupervisedVAE": semi_supervised,
+}
+LABELS = torch.tensor([0, 3, 1, 2, 2, 0])
+
+
+@pytest.mark.parametrize("make", TAKE_LABELS.values(), ids=TAKE_LABELS)
+def test_labels_of_rows_are_one_number_each_of_any_dtype(make):
+    gen = make()
+    x = torch.rand(6, 3).round()
+    torch.manual_seed(0)
+    truth = log_weights(gen, x, LABELS.float())[0]
+    for labels in (LABELS, LABELS.double()):
+        torch.manual_seed(0)
+        torch.testing.assert_close(log_weights(gen, x, labels)[0], truth)
+    others = torch.where(LABELS == 3, torch.nan, LABELS.float())
+    torch.manual_seed(0)
+    assert (log_weights(gen, x, others)[0] != truth).sum() == 1
+
+
+@pytest.mark.parametrize("make", TAKE_LABELS.values(), ids=TAKE_LABELS)
+@pytest.mark.parametrize(
+    ("labels", "message", "mended"),
+    [
+        (LABELS[:, None], r"shape \(N,\), got \(6, 1\); .*: y\[:, 0\]", lambda y: y[:, 0]),
+        (nn.functional.one_hot(LABELS), r"got \(6, 4\); .*y.argmax\(-1\)", lambda y: y.argmax(-1)),
+        (LABELS + 1, r"integers from 0 to 3, or NaN \(missing\), got 4 in row 1", lambda y: y - 1),
+        (LABELS / 2, r"got 1.5 in row 1", lambda y: 2 * y),
+    ],
+    ids=["a column", "one-hot", "no such class", "between two classes"],
+)
+def test_other_labels_of_rows_are_refused_with_what_to_do(make, labels, message, mended):
+    gen = make()
+    x = torch.rand(6, 3).round()
+    with pytest.raises(ValueError, match=message):
+        log_weights(gen, x, labels)
+    assert log_weights(gen, x, mended(labels))[0].isfinite().all()
 
 
 @pytest.mark.parametrize("family", [Diffusion, FlowMatching])

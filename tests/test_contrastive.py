@@ -26,6 +26,7 @@ from probgen.objectives.hybrid import Hybrid
 from probgen.samplers.hmc import HMC, MALA
 from probgen.samplers.langevin import Langevin
 from probgen.train.fit import adam, fit
+from probgen.train.labeled import Labeled
 
 QUIET = {"progress": False, "verdict": False, "compile": False}
 
@@ -256,7 +257,7 @@ def test_resumed_runs_are_the_same_run(make, tmp_path):
 )
 def test_recorded_losses_are_the_eager_ones(make):
     gen, objective = make()
-    batch = (torch.randint(2, (6, 4)).float(), torch.ones(6, 1))[
+    batch = (torch.randint(2, (6, 4)).float(), torch.ones(6))[
         : 1 + isinstance(objective, Hybrid)
     ]
     objective.prepare(gen.model, gen.guide, *batch)
@@ -286,29 +287,29 @@ def test_a_joint_model_is_a_classifier_and_a_density():
     gen = JointEnergyModel(MLP(2, [8], 3), (2,))
     x = torch.randn(5, 2)
     logits = gen.net(x)
-    label = torch.tensor([[0.0], [2.0], [1.0], [torch.nan], [1.0]])
+    label = torch.tensor([0.0, 2.0, 1.0, torch.nan, 1.0])
     distribution = gen(label)
-    chosen = logits.gather(-1, label.nan_to_num().long()).squeeze(-1)
+    chosen = logits.gather(-1, label.nan_to_num().long()[:, None]).squeeze(-1)
     assert torch.allclose(gen().log_prob(x), logits.logsumexp(-1))
     assert torch.allclose(
-        distribution.log_prob(x), torch.where(label[:, 0].isnan(), logits.logsumexp(-1), chosen)
+        distribution.log_prob(x), torch.where(label.isnan(), logits.logsumexp(-1), chosen)
     )
-    truth = gen.classify(x).log_prob(label.nan_to_num().squeeze(-1))
+    truth = gen.classify(x).log_prob(label.nan_to_num())
     assert torch.allclose(
-        distribution.label_log_prob(x), truth.masked_fill(label[:, 0].isnan(), 0.0)
+        distribution.label_log_prob(x), truth.masked_fill(label.isnan(), 0.0)
     )
 
 
 def test_hybrids_add_the_cross_entropy():
     gen = JointEnergyModel(MLP(2, [8], 3), (2,))
-    x, label, values = torch.randn(5, 2), torch.randint(3, (5, 1)).float(), []
+    x, label, values = torch.randn(5, 2), torch.randint(3, (5,)).float(), []
     for objective, batch in (
         (Hybrid(ContrastiveDivergence(2), weight=3.0), (x, label)),
         (ContrastiveDivergence(2), (x,)),
     ):
         torch.manual_seed(0)
         values.append(objective(gen.model, gen.guide)(*batch))
-    entropy = nn.functional.cross_entropy(gen.net(x), label[:, 0].long(), reduction="sum")
+    entropy = nn.functional.cross_entropy(gen.net(x), label.long(), reduction="sum")
     assert (values[0] - values[1]).item() == pytest.approx(3 * entropy.item(), rel=1e-4)
 
 
@@ -316,11 +317,11 @@ def test_hybrids_add_the_cross_entropy():
 def test_hybrids_learn_to_classify_with_few_labels():
     label = torch.arange(200) % 2
     x = torch.randn(200, 2) * 0.5 + 2 * label[:, None] - 1
-    seen = label.float().masked_fill(torch.arange(200) >= 20, torch.nan)[:, None]
+    seen = label.float().masked_fill(torch.arange(200) >= 20, torch.nan)
     gen = JointEnergyModel(MLP(2, [16], 2), (2,), base=standard_normal(2), kernel=Langevin(0.05))
     fit(
         gen,
-        (x, seen),
+        Labeled(x, seen),
         Hybrid(ContrastiveDivergence(5, chains=50)),
         steps=150,
         optimizer=adam(0.01),

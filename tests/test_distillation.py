@@ -70,7 +70,7 @@ def test_a_student_comes_close_and_the_teacher_stays(how: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_distilled_run_is_resumed_exactly_and_compiled_alike(tmp_path) -> None:
+def test_a_distilled_run_is_resumed_exactly_and_compiled_alike(tmp_path, replayed) -> None:
     x = teacher()().sample((60,))
     options = {"seed": 0, "verdict": False, "progress": False, "batch_size": 20}
 

@@ -318,7 +318,7 @@ def test_a_flow_learns_a_density_that_is_known():
 
 
 @pytest.mark.slow
-def test_compiled_steps_agree():
+def test_compiled_steps_agree(replayed):
     torch.manual_seed(0)
     x, losses = torch.randn(64, 3), []
     for choice in (False, True):

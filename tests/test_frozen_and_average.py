@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.compile.tracing import Compiled
 from probgen.core.module import standard_normal
 from probgen.core.program import Program
 from probgen.heads import Gaussian
@@ -27,12 +26,6 @@ from probgen.train.run import NonFiniteLoss
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 C = torch.randn(40, 2, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def replayed(monkeypatch):
-    """Graphs run operation by operation instead of being compiled."""
-    monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
 
 
 class Distilled(Objective):

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from probgen.compile.tracing import Compiled
 from probgen.core.module import standard_normal
 from probgen.heads import Gaussian
 from probgen.models.coupling_flow import RealNVP
@@ -32,12 +31,6 @@ from probgen.train.fit import adam, fit
 
 ROWS = 12
 X = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def replayed(monkeypatch):
-    """Graphs run operation by operation instead of being compiled."""
-    monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
 
 
 def players(generator=None):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from probgen.compile.tracing import Compiled
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate, standard_normal
 from probgen.core.program import Program
 from probgen.heads import Gaussian
@@ -26,12 +25,6 @@ from probgen.objectives.schedules import linear_warmup
 from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning
 from probgen.train.watch import STEPS
-
-
-@pytest.fixture
-def replayed(monkeypatch):
-    """Graphs run operation by operation instead of being compiled."""
-    monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
 
 
 class Rounded(LatentVariableModel):

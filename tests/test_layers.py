@@ -46,7 +46,12 @@ BELOW |= {name: {*BELOW, "bif"} for name in NAMESPACES}
 TORCH_AND_PYRO_ONLY = {"core", "compile", "nn", "samplers", "heads", "text", "captions", "showers"}
 BARE = {"torch", "pyro", "probgen"} | set(sys.stdlib_module_names)
 # these import nothing of the project
-EVERYWHERE = ("probgen.core.checks", "probgen.core.keywords", "probgen.libraries")
+EVERYWHERE = (
+    "probgen.core.checks",
+    "probgen.core.construction",
+    "probgen.core.keywords",
+    "probgen.libraries",
+)
 LIGHT = BARE | {"numpy", "safetensors", "tqdm", "zuko"}
 KNOWS_PYROS_INSIDE = {"core/runtime.py", "core/own_pyro.py", "core/recording.py"}
 KNOWS_TORCHS_INSIDE = "core/private_torch.py"
@@ -59,6 +64,7 @@ TORCHS_PRIVATE_ATTRIBUTES = {
     "_optimizer_step_post_hooks",
 }
 DEPTH = 2
+RECORDED = ("probgen.core.construction", "Recorded")  # has no behavior of its own
 
 
 class File:
@@ -222,7 +228,7 @@ def deep_classes(files: list[File]) -> list[str]:
     return [
         f"{name} stands below {above}"
         for (_, name), above in ancestors(files).items()
-        if len(above) > DEPTH
+        if len(set(above) - {RECORDED}) > DEPTH
     ]
 
 

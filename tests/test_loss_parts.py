@@ -11,7 +11,6 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from probgen.compile.tracing import Compiled
 from probgen.core.loss_parts import noted_parts
 from probgen.core.module import LatentVariableModel, data_plate, standard_normal
 from probgen.distributions.diffusion.bound import prior_divergence
@@ -41,12 +40,6 @@ from probgen.train.history import History
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(20.0).remainder(2).unsqueeze(-1)
 BOUND = ["reconstruction", "kl"]
-
-
-@pytest.fixture
-def replayed(monkeypatch):
-    """Graphs run operation by operation instead of being compiled."""
-    monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
 
 
 class Classes(LatentVariableModel):

@@ -51,7 +51,7 @@ def test_what_is_made_from_a_batch_is_trained_and_moves():
 
 
 @pytest.mark.slow
-def test_compiled_chains_are_the_same():
+def test_compiled_chains_are_the_same(replayed):
     objectives, losses = (Remembering(), Remembering()), []
     for objective, compiled in zip(objectives, (False, True), strict=True):
         options = {"batch_size": 10, "verdict": False, "seed": 3, "compile": compiled}

@@ -26,6 +26,14 @@ def colors(shape=(2, 1, 2), **options) -> PixelCNN:
     return PixelCNN(shape, head, OneHot(3), **{"width": 6, "layers": 1, **options})
 
 
+def pictured(shape=(1, 4, 6), block=2, **options) -> PixelCNN:
+    _, height, width = shape
+    places = (6, height // block, width // block)
+    net = torch.nn.Linear(3, places[0] * places[1] * places[2])
+    picture = torch.nn.Sequential(net, torch.nn.Unflatten(1, places))
+    return binary(shape, block=block, context=3, picture=picture, **options)
+
+
 def labels(**options) -> PixelCNN:
     return PixelCNN((1, 2, 2), heads.Categorical(levels=3), OneHot(3), width=6, layers=2, **options)
 
@@ -129,6 +137,50 @@ def test_the_context_reaches_every_entry():
         lambda c: gen.net(x, c)[0].abs().sum(0), torch.randn(1, 2)
     )
     assert (slopes.abs().sum((-1, -2)) > 0).all()
+
+
+@torch.no_grad()
+def test_a_picture_gives_a_normalized_density_whose_sampling_steps_have_it():
+    small = pictured((1, 2, 4))
+    contexts = torch.randn(2, 3)
+    given = small(contexts)
+    totals = given.log_prob(all_events(given, 2)[:, None]).exp().sum(0)
+    torch.testing.assert_close(totals, torch.ones(2))
+    distribution = pictured()(torch.randn(5, 3))
+    x = distribution.sample((2,))
+    torch.testing.assert_close(
+        terms_of_steps(distribution, x), distribution.terms(x), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_an_image_is_read_once_for_all_contexts_that_see_its_picture():
+    gen = pictured()
+    contexts = torch.randn(7, 5, 3)
+    x = torch.bernoulli(torch.full((5, 1, 4, 6), 0.5))
+    read = []
+    gen.net.stem.register_forward_hook(lambda module, inputs, outputs: read.append(len(inputs[0])))
+    together = gen(contexts).log_prob(x)
+    each = torch.stack([gen(context).log_prob(x) for context in contexts])
+    torch.testing.assert_close(together, each)
+    assert read == [5] + 7 * [5]
+    rows = x[torch.randperm(5)].expand(7, 5, 1, 4, 6).contiguous()  # not known to be the same
+    torch.testing.assert_close(gen(contexts).log_prob(rows)[0], gen(contexts[0]).log_prob(rows[0]))
+    assert read[8] == 35
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"context": 0}, "give context=C"),
+        ({"picture": torch.nn.Sequential(torch.nn.Linear(3, 6))}, "width=6 channels"),
+    ],
+    ids=["no context", "features of another shape"],
+)
+def test_a_picture_that_does_not_fit_is_refused(options, advice):
+    with pytest.raises(ValueError, match=advice):
+        binary(**{"context": 3, "picture": torch.nn.Identity()} | options)(torch.zeros(2, 3)).log_prob(
+            torch.zeros(2, 1, 2, 3)
+        )
 
 
 @pytest.mark.slow

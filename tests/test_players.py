@@ -6,7 +6,6 @@ from pyro.optim import ClippedAdam
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
-from probgen.compile.tracing import Compiled
 from probgen.core.module import standard_normal
 from probgen.core.program import Program
 from probgen.models.gan import GAN
@@ -17,12 +16,6 @@ from probgen.objectives.base import Objective
 from probgen.train.fit import adam, fit
 
 X = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def replayed(monkeypatch):
-    """Graphs run operation by operation instead of being compiled."""
-    monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
 
 
 def pair():

@@ -21,8 +21,8 @@ from probgen.models.factor_analysis import FactorAnalysis
 from probgen.models.preprocessed import Preprocessed
 from probgen.nn import MLP, Constant
 from probgen.scoring import log_likelihood
-from probgen.train.checkpoint import load, save
 from probgen.train.fit import fit
+from probgen.train.saved import load, save
 
 N = 2000
 
@@ -191,7 +191,7 @@ def test_prepared_families_train_score_sample_and_are_saved(tmp_path):
     other = Preprocessed(
         flow_of_mixed_columns(1), ColumnMaps([Column()] * 4), ColumnMaps([Column()])
     )
-    load(other, tmp_path / "gen.safetensors")
+    load(tmp_path / "gen.safetensors", into=other)
     torch.manual_seed(0)
     expected = gen(context).log_prob(x)
     torch.manual_seed(0)

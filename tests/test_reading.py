@@ -94,7 +94,7 @@ def local(y):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
-def test_mini_batches_of_a_guide_with_a_normal_for_each_row(compile):
+def test_mini_batches_of_a_guide_with_a_normal_for_each_row(compile, replayed):
     y = 1 + 4.25**0.5 * torch.randn(256)
     program = pg.Program(local, AutoNormal(local))
     settings = {
@@ -480,14 +480,14 @@ def test_a_state_waits_for_the_first_run(guide, tmp_path):
     pg.fit(program, y, steps=30, optimizer=pg.train.adam(0.1), progress=False)
     pg.save(program, tmp_path / "program.safetensors")
     fresh = pg.Program(mean, free_guide if guide is free_guide else AutoNormal(mean))
-    pg.load(fresh, tmp_path / "program.safetensors")
+    pg.load(tmp_path / "program.safetensors", into=fresh)
     assert fresh.state_dict().keys() == program.state_dict().keys()
     torch.manual_seed(0)
     drawn = pg.posterior(fresh, y, draws=5)["mu"]
     torch.manual_seed(0)
     assert_close(drawn, pg.posterior(program, y, draws=5)["mu"])
     with pytest.raises(pg.CheckpointError, match="another model"):
-        pg.load(nn.Linear(1, 1), tmp_path / "program.safetensors")
+        pg.load(tmp_path / "program.safetensors", into=nn.Linear(1, 1))
 
 
 # -- arguments

@@ -14,9 +14,10 @@ from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader, TensorDataset
 
 from probgen.core.module import DistributionModule
-from probgen.train.checkpoint import CheckpointError, load, read, write
+from probgen.train.checkpoint import CheckpointError, read, write
 from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning
+from probgen.train.saved import load
 
 
 class Net(DistributionModule):
@@ -231,7 +232,7 @@ def test_files_that_fit_nothing_are_refused(kind, tmp_path):
 def test_metadata_of_another_kind_are_refused(value, tmp_path):
     run(tmp_path / "state", 2)
     tensors, metadata = read(tmp_path / "state")
-    for name in set(metadata) - {"torch"}:
+    for name in set(metadata) - {"torch", "description"}:
         without = {key: entry for key, entry in metadata.items() if key != name}
         for changed in [without] + [{**metadata, name: value}] * (not fits(name, value)):
             write(tmp_path / "state", tensors, changed)
@@ -304,7 +305,7 @@ def test_loading_a_checkpoint_gives_the_model_that_fit_left(settings, tmp_path):
     watched = {"validation": ROWS - 3, "validate_every": 1, "optimizer": adam(0.2)}
     gen, history = run(tmp_path / "state", 40, **watched, **settings)
     assert ("patience" in settings) == ("no improvement" in history.stopped)
-    loaded = load(Net(), tmp_path / "state")
+    loaded = load(tmp_path / "state", into=Net())
     assert not loaded.training
     assert all(
         torch.equal(one, other)
@@ -354,7 +355,7 @@ def test_files_of_the_first_format_go_on(tmp_path):
     """
     path = tmp_path / "state"
     path.write_bytes((Path(__file__).parent / "data" / "probgen-1.safetensors").read_bytes())
-    assert load(Net(), path).loc.tolist() == LOADED
+    assert load(path, into=Net()).loc.tolist() == LOADED
     _, history = run(path, 10, resume=True, validate_every=2, **FIRST)
     assert history.loss == pytest.approx(LOSSES, rel=1e-4)
     assert [step for step, _ in history.validation] == [2, 4, 6, 8, 10]

@@ -147,7 +147,7 @@ def test_a_graph_can_be_recorded(shape):
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [T - 1, None])
 @pytest.mark.parametrize("objective", [pg.objectives.Denoising, pg.ELBO])
-def test_training_compiles(objective, steps):
+def test_training_compiles(objective, steps, replayed):
     torch.manual_seed(0)
     losses = []
     for compiled in (False, True):

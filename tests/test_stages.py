@@ -238,7 +238,7 @@ def test_a_stage_whose_loss_is_not_finite_keeps_its_last_state(tmp_path):
         )
     assert told.value.history.steps == 7 and told.value.history.stages == [0, 4]
     assert all(value.isfinite().all() for value in gen.state_dict().values())
-    saved = load(Remembering(), tmp_path / "state").state_dict()
+    saved = load(tmp_path / "state", into=Remembering()).state_dict()
     torch.testing.assert_close(dict(gen.state_dict()), dict(saved), rtol=0, atol=0)
 
 

@@ -457,8 +457,14 @@ def test_resumed_training_is_uninterrupted_training(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Diffusion", "Transformer"])
-def test_the_compiled_step_is_the_eager_one(name):
+@pytest.mark.parametrize(
+    ("name", "really"),
+    [("Diffusion", False), ("Transformer", True)],
+    ids=["Diffusion", "Transformer"],
+)
+def test_the_compiled_step_is_the_eager_one(name, really, request):
+    if not really:
+        request.getfixturevalue("replayed")
     losses = []
     for compiled in (False, True):
         gen, x, texts, objective = family(name)

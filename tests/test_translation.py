@@ -3,16 +3,18 @@
 Maps that are known, programs of anyone's own, training that resumes.
 """
 
+import copy
 import math
 
 import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro import poutine
 from torch import nn
+from zoo import TRANSLATIONS
 
 import probgen as pg
-from probgen.compile.tracing import Compiled
 from probgen.core.loss_parts import noted_parts
 from probgen.core.module import standard_normal
 from probgen.core.program import Program
@@ -28,6 +30,10 @@ from probgen.objectives.games import LeastSquares, Wasserstein
 from probgen.objectives.parts import Average, Frozen
 from probgen.objectives.regularizers import R1
 from probgen.objectives.schedules import linear_warmup
+from probgen.testing import program
+from probgen.testing.case import Case
+from probgen.testing.case import run as check
+from probgen.testing.state import registered
 from probgen.train.adapters import teachers
 from probgen.train.fit import FitWarning, adam, fit
 from probgen.train.unpaired import Unpaired
@@ -274,7 +280,12 @@ def changed():
 def test_one_backward_is_that_of_generator_critic_and_recognizer():
     gen, critic, recognizer = changed()
     objective = AttributeTranslation(
-        critic, recognizer, classification=0.7, reconstruction=3.0, game=LeastSquares()
+        critic,
+        recognizer,
+        classification=0.7,
+        reconstruction=3.0,
+        identity=0.4,
+        game=LeastSquares(),
     )
     torch.manual_seed(7)
     value, found = gradients(objective, gen, A, ATTRIBUTES)
@@ -286,6 +297,7 @@ def test_one_backward_is_that_of_generator_critic_and_recognizer():
     real = cross(recognizer.net(A), ATTRIBUTES.argmax(-1), reduction="sum")
     made = cross(recognizer.net(fake), asked.argmax(-1), reduction="sum")
     of_generator = of_generator + 0.7 * made + 3.0 * gap(gen.generator(fake, ATTRIBUTES), A)
+    of_generator = of_generator + 0.4 * gap(gen.generator(A, ATTRIBUTES), A)
     expected = torch.autograd.grad(of_generator, list(gen.parameters()), retain_graph=True)
     expected += torch.autograd.grad(of_critic, list(critic.parameters()))
     expected += torch.autograd.grad(0.7 * real, list(recognizer.parameters()))
@@ -359,79 +371,98 @@ def test_three_places_are_learned_as_attributes():
 # -- training
 
 
-def small_cycle():
+MEMBERS = pytest.mark.parametrize("member", TRANSLATIONS, ids=lambda member: member.name)
+EITHER = pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+
+
+def made(member):
     torch.manual_seed(0)
-    critics = [MLP(2, [8], 1) for _ in range(2)]
-    gen = CycleGAN(MLP(2, [8], 2), MLP(2, [8], 2))
-    objective = CycleConsistency(
-        *critics, cycle=linear_warmup(4), identity=0.1, regularizers=[R1(1.0)]
-    )
-    return gen, objective, Unpaired(A.float(), torch.cat((B, A)).float())
+    return member.gen(), member.objective(), member.data()
 
 
-def small_star():
-    gen, critic, recognizer = changed()
-    return gen, AttributeTranslation(critic, recognizer), (A, ATTRIBUTES)
+def answer(gen, batch):
+    """What a program draws in the place of both arguments, in eval mode."""
+    torch.manual_seed(1)
+    with torch.no_grad(), poutine.uncondition():
+        sites = poutine.trace(gen.eval().model).get_trace(*batch).nodes.values()
+    return [site["value"] for site in sites if site["type"] == "sample" and is_row(site)]
 
 
-SMALL = {"sets": small_cycle, "attributes": small_star}
+def is_row(site):
+    return site["name"] not in ("data", "_INPUT", "_RETURN")
 
 
-@pytest.fixture
-def replayed(monkeypatch):
-    """Graphs run operation by operation instead of being compiled."""
-    monkeypatch.setattr(Compiled, "build", lambda self, *examples, **how: self)
-
-
-def run(kind, steps=6, **options):
-    gen, objective, data = SMALL[kind]()
-    settings = {"batch_size": 6, "seed": 3, "verdict": False, "compile": False}
+def run(member, steps=6, **options):
+    gen, objective, batch = made(member)
+    data = Unpaired(*batch) if isinstance(objective, CycleConsistency) else batch
+    settings = {"batch_size": 4, "seed": 3, "verdict": False, "compile": False}
     rates = {"model": adam(1e-3), "critic": adam(4e-3)}
     history = fit(gen, data, objective, steps=steps, optimizer=rates, **settings | options)
     return [p.detach().clone() for p in (*gen.parameters(), *objective.parameters())], history
 
 
-@pytest.mark.parametrize("kind", SMALL)
-@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_training_resumes(kind, compile, tmp_path, replayed):
-    whole, history = run(kind, compile=compile)
-    run(kind, steps=3, checkpoint=tmp_path / "state", compile=compile)
-    again, both = run(kind, checkpoint=tmp_path / "state", resume=True, compile=compile)
+@pytest.mark.parametrize("promise", [*program.GIVEN[1:], program.runs, program.learns, registered])
+@MEMBERS
+def test_promises_that_do_not_speak_of_a_distribution_are_kept(member, promise):
+    gen, objective, batch = made(member)
+    check(promise, Case(gen, *batch, objective), 0)
+
+
+@MEMBERS
+def test_draws_have_the_shape_of_the_arguments_in_their_precision(member):
+    gen, _, batch = made(member)
+    drawn = answer(gen, batch)
+    assert sorted(x.shape for x in drawn) == sorted(x.shape for x in batch)
+    assert all(torch.equal(x, y) for x, y in zip(drawn, answer(gen, batch), strict=True))
+    double = answer(gen.double(), [x.double() for x in batch])
+    assert {x.dtype for x in double} == {torch.float64}
+
+
+@MEMBERS
+def test_copies_and_saved_models_are_the_same_and_independent(member, tmp_path):
+    gen, _, batch = made(member)
+    before = answer(gen, batch)
+    pg.save(gen, tmp_path / "model")
+    twin = copy.deepcopy(gen)
+    assert all(torch.equal(x, y) for x, y in zip(answer(twin, batch), before, strict=True))
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.add_(0.5)
+    assert all(torch.equal(x, y) for x, y in zip(answer(gen, batch), before, strict=True))
+    assert not all(torch.equal(x, y) for x, y in zip(answer(twin, batch), before, strict=True))
+    pg.load(tmp_path / "model", into=twin)
+    assert all(torch.equal(x, y) for x, y in zip(answer(twin, batch), before, strict=True))
+
+
+@MEMBERS
+@EITHER
+def test_training_resumes(member, compile, tmp_path, replayed):
+    whole, history = run(member, compile=compile)
+    run(member, steps=3, checkpoint=tmp_path / "state", compile=compile)
+    again, both = run(member, checkpoint=tmp_path / "state", resume=True, compile=compile)
     near = {"rtol": 1e-5, "atol": 1e-6} if compile else {"rtol": 0.0, "atol": 0.0}
     torch.testing.assert_close(again, whole, **near)
     assert both.loss == pytest.approx(history.loss, rel=1e-5 if compile else 0.0)
     assert history.groups == ["model", "critic"] or history.groups == ["critic", "model"]
 
 
-@pytest.mark.parametrize("kind", SMALL)
-def test_compiled_steps_are_the_same(kind, replayed):
-    eager, history = run(kind)
-    compiled, other = run(kind, compile=True)
+@MEMBERS
+def test_compiled_steps_are_the_same(member, replayed):
+    eager, history = run(member)
+    compiled, other = run(member, compile=True)
     assert other.compiled.startswith("from step")
     assert other.loss == pytest.approx(history.loss, rel=1e-4)
     torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
 
 
 def test_a_player_that_is_a_model_is_meant_to_learn(recwarn):
-    gen, objective, data = small_star()
+    gen, critic, recognizer = changed()
+    objective = AttributeTranslation(critic, recognizer)
     assert teachers(objective, gen) == []
-    fit(gen, data, objective, steps=1, verdict=False, compile=False)
+    fit(gen, (A, ATTRIBUTES), objective, steps=1, verdict=False, compile=False)
     assert not [w for w in recwarn if issubclass(w.category, FitWarning)]
     objective.other = Codes([3], net=nn.Linear(2, 3))
     assert teachers(objective, gen) == ["other"]
-
-
-@pytest.mark.parametrize("kind", SMALL)
-def test_models_are_saved_and_loaded(kind, tmp_path):
-    gen = SMALL[kind]()[0]
-    pg.save(gen, tmp_path / "model")
-    again = SMALL[kind]()[0]
-    with torch.no_grad():
-        for p in again.parameters():
-            p.zero_()
-    pg.load(again, tmp_path / "model")
-    for p, q in zip(gen.parameters(), again.parameters(), strict=True):
-        assert torch.equal(p, q)
 
 
 def test_translators_are_frozen_and_averaged_as_networks():

@@ -259,7 +259,16 @@ def test_equal_weights_are_none(name):
     ("name", "batch_size"),
     [("VAE", 20), ("VAE", 4), ("importance", 4), ("global", 4), ("enumerated", 4), ("game", 20)],
 )
-def test_compiled_steps_are_the_same(name, batch_size):
+def test_compiled_steps_are_the_same(name, batch_size, replayed):
+    compiled_and_eager_agree(name, batch_size)
+
+
+@pytest.mark.slow
+def test_really_compiled_steps_are_the_same():
+    compiled_and_eager_agree("importance", 4)
+
+
+def compiled_and_eager_agree(name, batch_size):
     losses = []
     for compiled in (False, True):
         gen, objective, x, weights = pair(name)

@@ -6,11 +6,12 @@ import pkgutil
 
 import pytest
 import torch
-from zoo import ZOO, Member
+from zoo import TRANSLATIONS, ZOO, Member
 
 import probgen.heads
 import probgen.models
 from probgen.core.module import DistributionModule, LatentVariableModel
+from probgen.core.program import Program
 from probgen.testing import check_generative
 
 LONG = {  # members whose family has others, which are quicker
@@ -55,7 +56,7 @@ def test_no_attribute_hides_a_method_of_modules(member: Member):
 
 
 def test_every_public_family_has_a_member():
-    shown = {type(part) for member in ZOO for part in member.gen().modules()}
+    shown = {type(part) for member in ZOO + TRANSLATIONS for part in member.gen().modules()}
     families = set(filter(inspect.isclass, vars(probgen.heads).values()))
     for module in pkgutil.iter_modules(probgen.models.__path__, "probgen.models."):
         families |= set(
@@ -64,7 +65,7 @@ def test_every_public_family_has_a_member():
     lacking = {
         family.__name__
         for family in families - shown
-        if issubclass(family, DistributionModule | LatentVariableModel)
+        if issubclass(family, DistributionModule | LatentVariableModel | Program)
         and not inspect.isabstract(family)
         and not family.__name__.startswith("_")
         and family.__module__.startswith(("probgen.models", "probgen.heads"))

@@ -3,6 +3,7 @@
 A number has a kind.
 """
 
+from probgen.core.construction import Recorded
 from probgen.core.kinds import KINDS, density_kind
 from probgen.core.marginal import Marginal
 from probgen.core.module import (
@@ -31,6 +32,7 @@ __all__ = [
     "LatentVariableModel",
     "Marginal",
     "Program",
+    "Recorded",
     "Score",
     "Truncation",
     "data_plate",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.missing import has_missing, values_are_known
+from probgen.core.missing import has_missing, is_known_complete, values_are_known
 
+Kinds = dict[Any, bool]  # of contexts that a family takes: whether their values are looked at
+_settled: ContextVar[Mapping[int, Kinds]] = ContextVar("settled", default=MappingProxyType({}))
 WITHOUT = "leave it out, or take a family that is built with context={size}"
 
 
@@ -129,6 +134,23 @@ def received(family: Any, context: Any, how: str = "give one") -> Any:
     >>> received(MAF(3, context=2), torch.zeros(5, 2, dtype=torch.long)).dtype
     torch.float32
     """
+    kinds = _settled.get().get(id(family))
+    if kinds is None or not (
+        context is None or (isinstance(context, Tensor) and context.is_floating_point())
+    ):
+        return _checked(family, context, how)
+    kind = None if context is None else (context.shape, context.dtype)
+    if kind in kinds and not (kinds[kind] and _has_unknown(context)):
+        return context
+    taken = _checked(family, context, how)
+    if encoder_of(family) is None:  # the values of tokens are looked at each time
+        unknown = getattr(_source(family), "unknown_contexts", None)
+        kinds[kind] = context is not None and _refuses_unknown(unknown, size_of(family))
+    return taken
+
+
+def _checked(family: Any, context: Any, how: str) -> Any:
+    """The context as a family takes it, compared with all that the family declares."""
     source = _source(family)
     size = size_of(family)
     unknown = getattr(source, "unknown_contexts", None)
@@ -151,9 +173,35 @@ def received(family: Any, context: Any, how: str = "give one") -> Any:
         raise ValueError(
             _advice_for_labels(context, None, ndim, type(source).__name__, checks.BUILD)
         )
-    if unknown is False or (unknown is None and size is not None):
+    if _refuses_unknown(unknown, size):
         check_known(context, ndim)
     return context
+
+
+def _refuses_unknown(unknown: bool | None, size: int | None) -> bool:
+    return unknown is False or (unknown is None and size is not None)
+
+
+@contextmanager
+def settled(module: nn.Module) -> Iterator[None]:
+    """The families in a module stay what they are inside the block.
+
+    What each of them declares is compared once with each kind of context that it gets, of a shape
+    and a dtype; values of contexts are looked at each time. A run makes its steps so: nothing but
+    its callbacks changes what a family is made of.
+
+    >>> from probgen.heads import Gaussian
+    >>> head = Gaussian(nn.Linear(3, 2))
+    >>> with settled(head):
+    ...     [received(head, torch.zeros(5, 3)).shape for _ in range(2)]
+    [torch.Size([5, 3]), torch.Size([5, 3])]
+    """
+    parts = list(module.modules())  # kept, so that each has an identity of its own
+    token = _settled.set({id(part): {} for part in parts})
+    try:
+        yield
+    finally:
+        _settled.reset(token)
 
 
 def encoder_of(family: Any) -> Any:
@@ -354,7 +402,7 @@ def check_known(context: Tensor, ndim: int = 1) -> None:
         ...
     ValueError: expected a context without missing values, got NaN in 1 of 2 rows (first: row 1); fill them in, ...
     """
-    if context.requires_grad or not values_are_known() or not has_missing(context):
+    if not _has_unknown(context):
         return
     lead = context.shape[: max(context.ndim - ndim, 0)]
     rows = context.isnan().reshape(lead.numel(), -1).any(-1)
@@ -365,6 +413,13 @@ def check_known(context: Tensor, ndim: int = 1) -> None:
         "an unknown context "
         "(context_dropout=...)"
     )
+
+
+def _has_unknown(context: Tensor) -> bool:
+    """Whether a context that was given, and not computed, has NaN."""
+    if context.requires_grad or is_known_complete(context):
+        return False
+    return values_are_known() and has_missing(context)
 
 
 def check_finite(context: Tensor) -> None:
@@ -429,6 +484,20 @@ def seen_in_training(family: Any, context: Tensor | None) -> Tensor | None:
     if context is None or not family.training or not family.context_dropout:
         return context
     return dropped(context, family.context_ndim, family.context_dropout, family)
+
+
+def known_rows(context: Any, ndim: int = 1) -> Tensor:
+    """Which rows of a context are known, that is, have no NaN: ``(*batch, *event) -> (*batch,)``.
+
+    All of them, ``()``, where it is no tensor of real numbers.
+
+    >>> known_rows(torch.tensor([[1.0, 0.0], [torch.nan, torch.nan]])), known_rows(None)
+    (tensor([ True, False]), tensor(True))
+    """
+    if not torch.is_tensor(context) or not context.is_floating_point():
+        return torch.tensor(True)
+    missing = context.isnan()
+    return ~(missing.flatten(-ndim).any(-1) if ndim else missing)
 
 
 def over_draws(context: Tensor | None, lead: Sequence[int], ndim: int = 1) -> Tensor | None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from probgen.core.construction import keep_arguments
 from probgen.core.keywords import check_taken, taken_by
 
 C = TypeVar("C", bound=type)
@@ -42,6 +43,7 @@ def described(cls: C) -> C:
             check_taken(kind.__name__, kwargs, taken_by(kind))
         self = super(parent, kind).__new__(kind)
         self.__dict__["_built_with"] = built_with(kind, args, kwargs)
+        keep_arguments(self, args, kwargs)
         return self
 
     cls.__new__ = staticmethod(made)  # type: ignore[assignment,method-assign]

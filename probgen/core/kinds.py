@@ -54,9 +54,9 @@ def density_kind(distribution: Any) -> str:
 @density_kind.register(ExpandedDistribution)
 @density_kind.register(MaskedDistribution)
 def _(distribution: Any) -> str:
-    return worst(
-        getattr(distribution, "density_kind", "exact"), density_kind(distribution.base_dist)
-    )
+    own = getattr(distribution, "density_kind", "exact")
+    inner = density_kind(distribution.base_dist)
+    return inner if own == "exact" else worst(own, inner)
 
 
 @density_kind.register(td.MixtureSameFamily)

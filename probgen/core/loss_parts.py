@@ -22,7 +22,7 @@ class LossPart(NamedTuple):
     @property
     def is_weighted(self) -> bool:
         """Whether the weight is anything but the number one."""
-        return torch.is_tensor(self.weight) or self.weight != 1.0
+        return isinstance(self.weight, Tensor) or self.weight != 1.0
 
 
 LossParts = dict[str, LossPart]
@@ -75,7 +75,7 @@ def note(name: str, value: Tensor, weight: Weight = 1.0) -> None:
     parts = _NOTED.get()
     if parts is not None:
         weight = weight.detach() if torch.is_tensor(weight) else float(weight)
-        parts[name] = LossPart(value.detach(), weight)
+        parts[name] = LossPart(value.detach() if value.requires_grad else value, weight)
 
 
 def note_whole(name: str, value: Tensor, inner: LossParts) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import pyro.distributions as dist
@@ -18,6 +19,7 @@ from probgen.core.private_torch import get_proxy_mode
 from probgen.core.support_words import in_words
 
 _assumed: ContextVar[bool | None] = ContextVar("assumed_missing", default=None)
+_complete: ContextVar[Mapping[int, int]] = ContextVar("complete", default=MappingProxyType({}))
 
 
 def has_missing(x: Tensor) -> bool:
@@ -31,7 +33,7 @@ def has_missing(x: Tensor) -> bool:
     >>> has_missing(torch.tensor([0.0, torch.nan])), has_missing(torch.ones(3)), has_missing(torch.tensor([1, 2]))
     (True, False, False)
     """
-    if not x.is_floating_point():
+    if not x.is_floating_point() or is_known_complete(x):
         return False
     if (assumed := _assumed.get()) is not None:
         return assumed
@@ -54,6 +56,33 @@ def values_are_known() -> bool:
     True
     """
     return _assumed.get() is None and not torch.compiler.is_compiling() and get_proxy_mode() is None
+
+
+@contextmanager
+def complete(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Tensors that are known to have no NaN, and are not looked at inside the block.
+
+    A step of training knows it of its batch, from one look at all data. What is written to one of
+    them in place makes it unknown again.
+
+    >>> x = torch.ones(3)
+    >>> with complete([x]):
+    ...     print(has_missing(x), has_missing(x.mul_(torch.nan)))
+    False True
+    """
+    # those of inference mode do not count what is written to them
+    known = {id(x): x._version for x in tensors if not x.is_inference()}
+    token = _complete.set(known)
+    try:
+        yield
+    finally:
+        _complete.reset(token)
+
+
+def is_known_complete(x: Tensor) -> bool:
+    """Whether :func:`complete` has said so of this very tensor."""
+    known = _complete.get().get(id(x))
+    return known is not None and known == x._version
 
 
 @contextmanager

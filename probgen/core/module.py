@@ -288,7 +288,8 @@ class Fixed(DistributionModule):
             self.register_buffer(name, torch.as_tensor(value))
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        distribution = self.family(**dict(self.named_buffers()))
+        arguments: dict[str, Any] = self._buffers
+        distribution = self.family(**arguments)
         distribution = distribution.to_event(self.event_ndim - len(distribution.event_shape))
         return distribution if context is None else distribution.expand(context.shape[:-1])
 

@@ -16,6 +16,7 @@ from torch.distributions import transform_to
 
 from probgen.core import checks
 from probgen.core.arguments import Keywords, as_arguments, call, dtype_of, is_leaf, joined, split
+from probgen.core.construction import Recorded
 from probgen.core.conversion import NO_ROWS
 from probgen.core.first_run import MISFIT, FirstRun, first_run
 from probgen.core.marginal import Marginal
@@ -44,7 +45,7 @@ MANY = 4096
 SOME = 256
 
 
-class Program(nn.Module):
+class Program(Recorded, nn.Module):
     """Anyone's own Pyro pair.
 
     Plain functions, modules, AutoGuides or guides that are messengers, with any arguments.

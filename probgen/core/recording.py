@@ -15,7 +15,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.distribution import Distribution
-from pyro.distributions.util import is_identically_zero, scale_and_mask
+from pyro.distributions.util import is_identically_zero
 from pyro.infer.enum import iter_discrete_escape, iter_discrete_extend
 from pyro.infer.traceenum_elbo import _compute_model_factors as model_factors
 from pyro.infer.util import Dice
@@ -31,7 +31,7 @@ from probgen.core.penalty import is_penalty
 from probgen.core.reading import common_scale, share_masks
 from probgen.core.runtime import PARTICLES, as_guide
 from probgen.core.sites import Sites, densities, is_summed
-from probgen.core.sums import sum_of
+from probgen.core.sums import scaled, sum_of
 
 
 class Recorder(Messenger):
@@ -100,7 +100,7 @@ def record_sites(
 
 def log_prob(site: dict[str, Any]) -> Tensor:
     """log_prob of a site entry by entry, with its scale and mask."""
-    return scale_and_mask(
+    return scaled(
         site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]),
         site["scale"],
         site["mask"],

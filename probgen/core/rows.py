@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 
+FLAT = {Tensor, type(None)}
+
+
 def tensors_of(batch: Any) -> Iterator[Tensor]:
     """The tensors among the arguments of a program, those in lists and dicts too."""
     return (value for value in leaves_of(batch) if torch.is_tensor(value))
@@ -25,7 +28,14 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
 
 def leaves_of(batch: Any) -> list[Any]:
     """What the arguments of a program are made of."""
+    if _is_flat(batch):
+        return list(batch)
     return pytree.tree_leaves(batch, is_leaf=is_leaf)
+
+
+def _is_flat(batch: Any) -> bool:
+    """Whether arguments are tensors alone, as mostly: to take them apart costs more than a sum."""
+    return type(batch) is tuple and set(map(type, batch)) <= FLAT
 
 
 class RowLayout(NamedTuple):
@@ -44,11 +54,11 @@ class RowLayout(NamedTuple):
 
     def map(self, function: Callable[[Tensor, int], Any], batch: Any) -> Any:
         """The arguments with ``function(tensor, dim)`` in place of those that are rows."""
-        leaves, spec = pytree.tree_flatten(batch, is_leaf=is_leaf)
+        flat = _is_flat(batch)
+        leaves, spec = (batch, None) if flat else pytree.tree_flatten(batch, is_leaf=is_leaf)
         pairs = zip(leaves, self.dims, strict=True)
-        return pytree.tree_unflatten(
-            [leaf if dim is None else function(leaf, dim) for leaf, dim in pairs], spec
-        )
+        mapped = [leaf if dim is None else function(leaf, dim) for leaf, dim in pairs]
+        return tuple(mapped) if flat else pytree.tree_unflatten(mapped, spec)
 
     def take(self, batch: Any, index: Tensor | slice) -> Any:
         """Some rows of all arguments."""

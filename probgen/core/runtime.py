@@ -5,6 +5,7 @@ Nested programs, local parameters, draws as rows, enumerated sites.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -37,6 +38,8 @@ from probgen.core.turns import turn
 __all__ = ["MultiFrameTensor", "local_parameters", "private_store", "validation"]
 
 PARTICLES = "_particles"
+# what Pyro does in its plates, without its block around it that keeps warnings of torch.jit away
+_broadcast = inspect.unwrap(BroadcastMessenger._pyro_sample)
 
 
 @contextmanager
@@ -69,7 +72,7 @@ class RowPlate(IndepMessenger):
                 _check_rows(msg["name"], msg["value"], msg["fn"].event_shape, self)
             batch = msg["fn"].batch_shape
             if len(batch) < -self.dim or batch[self.dim] != self.size:
-                BroadcastMessenger._pyro_sample(msg)
+                _broadcast(msg)
 
 
 def _check_rows(name: str, value: Any, event: torch.Size, plate: RowPlate) -> None:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.missing import MissingAware
 from probgen.core.normal import MultivariateNormal
 from probgen.distributions.cholesky import Limits, raised, set_factor, strictly_lower, tril_of
 from probgen.distributions.frozen import put
 
 
-class Covariance(nn.Module, ABC):
+class Covariance(Recorded, nn.Module, ABC):
     r"""Covariance matrices :math:`\Sigma_k = L_k L_k^\top` of K components in D dims.
 
     Restricted to some form.

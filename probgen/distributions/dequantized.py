@@ -15,6 +15,7 @@ from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, has_missing
 from probgen.core.truncation import Truncation, truncated, using
+from probgen.distributions.denoised import DenoisedPair, denoised_pair_of, denoising_loss_of
 from probgen.distributions.gibbs import completions, gibbs
 
 
@@ -102,13 +103,15 @@ class Dequantized(BatchedDistribution):
         loss has no meaning.
         """
         loss = denoising_loss_of(self.base_dist)
-        if self.noise is not None:
-            raise TypeError(
-                "expected uniform noise with a denoising loss, got learned noise; train it by "
-                "ELBO()"
-            )
-        x = x.expand(torch.broadcast_shapes(x.shape, self.shape()))
-        return loss(x + torch.rand(x.shape, dtype=x.dtype, device=x.device))
+        return loss(self._noisy(x))
+
+    def denoised_pair(self, x: Tensor, other: Dequantized) -> DenoisedPair:
+        """What the continuous distribution and another one say of noised x + u, u uniform.
+
+        Raises ``TypeError`` as ``denoising_loss`` does.
+        """
+        pair = denoised_pair_of(self.base_dist)
+        return pair(self._noisy(x), other.base_dist)
 
     def using(self, *arguments: Any, **options: Any) -> Dequantized:
         """With another way of sampling the continuous distribution, where it has several."""
@@ -116,6 +119,15 @@ class Dequantized(BatchedDistribution):
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.base_dist.sample(torch.Size(sample_shape)).floor()
+
+    def _noisy(self, x: Tensor) -> Tensor:
+        if self.noise is not None:
+            raise TypeError(
+                "expected uniform noise with a denoising loss, got learned noise; train it by "
+                "ELBO()"
+            )
+        x = x.expand(torch.broadcast_shapes(x.shape, self.shape()))
+        return x + torch.rand(x.shape, dtype=x.dtype, device=x.device)
 
     def _checked(self, q: dist.TorchDistribution, x: Tensor) -> dist.TorchDistribution:
         if q.shape() != x.shape or q.event_shape != self.event_shape:
@@ -135,21 +147,6 @@ class Dequantized(BatchedDistribution):
                 "bounds=(0, 1))"
             )
         return q
-
-
-def denoising_loss_of(distribution: dist.TorchDistribution) -> Callable[[Tensor], Tensor]:
-    """The simple loss of a distribution that is learned by denoising.
-
-    Raises ``TypeError`` for others.
-    """
-    loss = getattr(distribution, "denoising_loss", None)
-    if loss is None:
-        raise TypeError(
-            "expected a distribution that is learned by denoising (a diffusion, flow matching), "
-            f"got {type(distribution).__name__}; "
-            "train it by ELBO()"
-        )
-    return loss
 
 
 @truncated.register(Dequantized)

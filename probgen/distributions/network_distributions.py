@@ -28,6 +28,7 @@ def autoregression(
     context: Tensor | None = None,
     order: Tensor | None = None,
     context_ndim: int = 1,
+    shares: bool = False,
 ) -> Autoregressive:
     r"""Autoregressive distribution of a network and a head.
 
@@ -51,6 +52,9 @@ def autoregression(
         As in :class:`Autoregressive`.
     context_ndim : int
         Number of event dims of the context.
+    shares : bool
+        Whether ``parallel`` takes fewer events than contexts: B events and K * B contexts, the
+        events of which are the same K times over (particles, of which each sees every row).
 
     >>> from probgen.heads import Bernoulli
     >>> def walk(rows, context):
@@ -68,7 +72,9 @@ def autoregression(
         return context.expand(*lead, *event).reshape(-1, *event)
 
     def distributions(x: Tensor) -> dist.TorchDistribution:
-        raw = parallel(x.reshape(-1, *event_shape), rows(x.shape[: x.ndim - len(event_shape)]))
+        lead = x.shape[: x.ndim - len(event_shape)]
+        events = _once(x, len(lead)) if shares else x
+        raw = parallel(events.reshape(-1, *event_shape), rows(lead))
         return head.distribution(raw.movedim(1, 0).reshape(-1, *x.shape))
 
     def conditionals(lead: torch.Size) -> Generator[dist.TorchDistribution, Tensor, None]:
@@ -83,6 +89,14 @@ def autoregression(
 
     batch = batch_of(context, context_ndim)
     return Autoregressive(distributions, conditionals, event_shape, batch_shape=batch, order=order)
+
+
+def _once(x: Tensor, lead: int) -> Tensor:
+    """x without the first of its lead dims, as far as it was expanded along them."""
+    while lead > 1 and x.stride(0) == 0:
+        x = x[0]
+        lead -= 1
+    return x
 
 
 def entry_head(head: Head) -> Head:

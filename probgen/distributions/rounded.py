@@ -15,7 +15,7 @@ from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event
 from probgen.core.truncation import Truncation, truncated, using
-from probgen.distributions.dequantized import denoising_loss_of
+from probgen.distributions.denoised import DenoisedPair, denoised_pair_of, denoising_loss_of
 from probgen.distributions.gibbs import completions, gibbs
 
 
@@ -74,6 +74,13 @@ class Rounded(BatchedDistribution):
         Raises ``TypeError`` if that distribution has none.
         """
         return denoising_loss_of(self.base_dist)(self._noisy(x))
+
+    def denoised_pair(self, x: Tensor, other: Rounded) -> DenoisedPair:
+        """What the continuous distribution and another one say of noised rows near x.
+
+        Raises ``TypeError`` if they are not learned by denoising.
+        """
+        return denoised_pair_of(self.base_dist)(self._noisy(x), other.base_dist)
 
     def using(self, *arguments: Any, **options: Any) -> Rounded:
         """With another way of sampling the continuous distribution, where it has several."""

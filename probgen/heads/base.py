@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.foreign import row_by_row
 from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule
@@ -138,7 +139,7 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names if len(names) < 5 else (*names[:2], "...", names[-1]))
 
 
-class Positive(nn.Module):
+class Positive(Recorded, nn.Module):
     """A positive value shared by all rows.
 
     Fixed, or learned when it is given as an ``nn.Parameter``.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.contexts import distribution_given
 from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule, standard_normal
@@ -30,7 +31,7 @@ from probgen.distributions.orderings import check_orders
 from probgen.nn.masked import Degrees, MaskedMLP
 
 
-class AutoregressiveLayer(nn.Module):
+class AutoregressiveLayer(Recorded, nn.Module):
     """One layer: a masked network gives the parameters of the univariate function of every variable.
 
     ``context (*batch, C) -> Transform`` of ``(*batch, D)``.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.contexts import distribution_given
 from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule, standard_normal
@@ -22,7 +23,7 @@ from probgen.distributions.flows.univariate import Affine, Spline, Univariate
 from probgen.nn import MLP
 
 
-class CouplingLayer(nn.Module):
+class CouplingLayer(Recorded, nn.Module):
     """One layer: a network of the first half gives the functions of the second half.
 
     In a given order of variables.

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.modes import infers
 from probgen.core.module import DistributionModule, data_plate
 from probgen.core.program import Program
 from probgen.distributions.implicit import Implicit
 
 
-class _Translations(nn.Module):
+class _Translations(Recorded, nn.Module):
     """The program of both directions."""
 
     def __init__(self, to_b: nn.Module, to_a: nn.Module, base: DistributionModule | None):

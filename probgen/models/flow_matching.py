@@ -153,8 +153,10 @@ class FlowMatching(DistributionModule):
             gaussian=independent and not self.own_base,
         )
         seen = None if context is None else context.flatten(-self.context_ndim)
-        trained = partial(self._trained, context)
-        matching = Matching(trained, self.path, self.coupling, self.times, seen)
+        shown = partial(seen_in_training, self, context)
+        matching = Matching(
+            self._velocity, shown, self.path, self.coupling, self.times, context=seen
+        )
         return MatchedFlow(base, transform, matching, predictor, context)
 
     def _velocity(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
@@ -163,9 +165,6 @@ class FlowMatching(DistributionModule):
         return row_by_row(
             self.net, x, t.expand(lead), context, ndims=[len(self.shape), 0, self.context_ndim]
         )
-
-    def _trained(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
-        return self._velocity(seen_in_training(self, context), t, x)
 
     def _predicted(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
         return self._velocity(context, t, x)

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.contexts import all_beside, distribution_given, received
 from probgen.core.foreign import row_by_row
 from probgen.core.missing import fill_missing
@@ -25,7 +26,7 @@ from probgen.nn import MLP
 Combination = Callable[[Any, Any], dist.TorchDistribution]
 
 
-class Level(nn.Module):
+class Level(Recorded, nn.Module):
     r"""One level of a :class:`HierarchicalVAE`: a latent :math:`z_l`, its prior and its posterior.
 
     Parameters
@@ -214,7 +215,9 @@ class HierarchicalVAE(LatentVariableModel):
         for name, level in self._named():
             posterior = _posterior(level, state, features.pop(), context)
             found[name] = posterior
-            state = _next(level, state, choose(name, posterior), posterior)
+            z = choose(name, posterior)
+            if level is not self.levels[-1]:  # nothing is inferred below the lowest one
+                state = _next(level, state, z, posterior)
         return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
+from probgen.core.given_labels import check_labels
 from probgen.distributions.energy.labeled import LabeledEnergy
 from probgen.distributions.energy.module import EnergyModule
 
@@ -17,10 +18,11 @@ class JointEnergyModel(EnergyModule):
     .. math:: p(x, y) = \frac{e^{f_y(x)}}{Z}, \qquad p(x) = \frac{\sum_y e^{f_y(x)}}{Z}, \qquad
               p(y \mid x) = \operatorname{softmax}(f(x))_y
 
-    times a base density :math:`p_0(x)` where there is one. The context is the label, ``(*batch,
-    1)`` with values 0., ..., K - 1 and NaN where it is not known; without a context the
-    distribution is the marginal. ``fit(gen, (x, label), Hybrid(ContrastiveDivergence(...)))``
-    maximizes log p(x) + log p(y | x), rows without a label included.
+    times a base density :math:`p_0(x)` where there is one. The context is the label, as for
+    :class:`SemiSupervisedVAE <probgen.SemiSupervisedVAE>`: ``(N,)`` integers or numbers 0, ...,
+    K - 1, NaN where it is not known; without a context the distribution is the marginal.
+    ``fit(gen, Labeled(x, y), Hybrid(ContrastiveDivergence(...)))`` maximizes
+    log p(x) + log p(y | x), rows without a label included.
 
     Parameters
     ----------
@@ -28,6 +30,11 @@ class JointEnergyModel(EnergyModule):
         The logits f: ``(*batch, *event) -> (*batch, K)``.
     shape, kernel, base, start, num_steps, annealing
         As in :class:`EnergyBasedModel <probgen.models.energy.EnergyBasedModel>`.
+
+    Raises
+    ------
+    ValueError
+        At the call, for labels of another shape, and others than 0, ..., K - 1 and NaN.
 
     References
     ----------
@@ -41,14 +48,14 @@ class JointEnergyModel(EnergyModule):
     (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    context_size = 1
+    context_ndim = 0
     unknown_contexts = True
 
     def forward(self, context: Tensor | None = None) -> LabeledEnergy:
-        label = None if context is None else context.squeeze(-1)
+        check_labels(context)
         start = self.start(None)
         options = {"tilted": self.tilted, "annealing": self.annealing}
-        return LabeledEnergy(self.net, label, start, self.kernel, self.num_steps, **options)
+        return LabeledEnergy(self.net, context, start, self.kernel, self.num_steps, **options)
 
     def classify(self, x: Tensor) -> dist.Categorical:
         """The distribution of the label given rows.

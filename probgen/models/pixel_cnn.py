@@ -55,18 +55,24 @@ class PixelCNN(DistributionModule):
         Side of squares of pixels that the layers take as one pixel; the values of a square follow
         each other through the small network. The layers cost ``block ** 2`` times less; the order
         becomes that of the squares.
+    picture : nn.Module, optional
+        Network from contexts to features of every place, ``(B, C) -> (B, width, H // block,
+        W // block)``, the decoder of a VAE say. They are added to those of the pixels before, ahead
+        of the last two layers, and the gated layers see no context: what they make of an image is
+        worked out once for all particles.
 
     Raises
     ------
     ValueError
-        If height or width are not divisible by ``block``, or a context does not have the declared
-        length.
+        If height or width are not divisible by ``block``, a context does not have the declared
+        length, there is a ``picture`` and no context, or its features have another shape.
 
     References
     ----------
     van den Oord, Kalchbrenner, Kavukcuoglu (2016), Pixel recurrent neural networks,
     https://arxiv.org/abs/1601.06759; van den Oord et al. (2016), Conditional image generation with
-    PixelCNN decoders, https://arxiv.org/abs/1606.05328
+    PixelCNN decoders, https://arxiv.org/abs/1606.05328; Gulrajani et al. (2017), PixelVAE,
+    https://arxiv.org/abs/1611.05013 (``picture``)
 
     >>> import torch
     >>> from probgen.heads import Bernoulli
@@ -89,6 +95,7 @@ class PixelCNN(DistributionModule):
         dropout: float = 0.0,
         hidden: int | None = None,
         block: int = 1,
+        picture: nn.Module | None = None,
     ):
         checks.sizes(shape=shape)
         checks.length(3, shape=shape)
@@ -99,15 +106,23 @@ class PixelCNN(DistributionModule):
         )
         checks.at_least(0, context=context)
         checks.within("[0, 1)", dropout=dropout)
+        checks.network(**checks.given(picture=picture))
+        if picture is not None and not context:
+            raise ValueError(
+                "expected the length of the contexts that picture takes, got context=0; give "
+                "context=C"
+            )
         super().__init__()
         self.context_size = context
         self.head = entry_head(head)
-        gated = [GatedLayer(width, reach, context, dropout) for _ in range(layers)]
-        self.net = RasterNet(
-            shape, embed, gated, width=width, outputs=head.width(1), hidden=hidden, block=block
-        )
+        shown = context if picture is None else 0
+        gated = [GatedLayer(width, reach, shown, dropout) for _ in range(layers)]
+        sizes = {"width": width, "outputs": head.width(1), "hidden": hidden, "block": block}
+        self.net = RasterNet(shape, embed, gated, **sizes, picture=picture)
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        net = self.net
+        shares = net.picture is not None
         return autoregression(
-            self.net, self.net.walk, self.head, self.net.shape, context, self.net.order
+            net, net.walk, self.head, net.shape, context, net.order, shares=shares
         )

@@ -13,11 +13,11 @@ from torch.nn.functional import one_hot
 from probgen.core import checks
 from probgen.core.contexts import beside, distribution_given
 from probgen.core.foreign import row_by_row
-from probgen.core.missing import fill_missing, values_are_known
+from probgen.core.given_labels import check_classes, check_labels
+from probgen.core.missing import fill_missing
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.partly_observed import observe
 from probgen.core.penalty import penalty
-from probgen.core.supports import check_values
 
 
 class SemiSupervisedVAE(LatentVariableModel):
@@ -113,7 +113,7 @@ class SemiSupervisedVAE(LatentVariableModel):
         self.logits = nn.Parameter(torch.zeros(classes))
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        _check_labels(context, self.classes)
+        self._check(context)
         with data_plate(x, context):
             y = observe("y", dist.Categorical(logits=self.logits), context)
             label = self._one_hot(y)
@@ -123,7 +123,7 @@ class SemiSupervisedVAE(LatentVariableModel):
     def guide(self, x: Tensor | None = None, context: Tensor | None = None) -> None:
         if x is None:  # all latents belong to rows: no globals to draw
             return
-        _check_labels(context, self.classes)
+        self._check(context)
         with data_plate(x, context):
             classified = self.classify(x)
             if context is None:
@@ -131,6 +131,12 @@ class SemiSupervisedVAE(LatentVariableModel):
             else:
                 y = self._partly_known(classified, context)
             pyro.sample("z", self.encode(x, self._one_hot(y)))
+
+    def _check(self, labels: Tensor | None) -> None:
+        """Refuses labels that are not one of 0, ..., K - 1, or NaN, for each row; ``ValueError``."""
+        check_labels(labels)
+        if labels is not None:
+            check_classes(labels, self.classes)
 
     def _partly_known(self, classified: dist.Categorical, context: Tensor) -> Tensor:
         """The labels, those that are missing drawn; the classifier pays for those that are known."""
@@ -169,23 +175,3 @@ def _unobserved(logits: Tensor) -> Tensor:
         "y_unobserved", dist.Categorical(logits=logits), infer={"enumerate": "parallel"}
     )
     return drawn
-
-
-def _check_labels(labels: Tensor | None, classes: int) -> None:
-    """Refuses labels that are not one of 0, ..., K - 1, or NaN, for each row; ``ValueError``."""
-    if labels is None:
-        return
-    if not torch.is_tensor(labels):
-        raise TypeError(
-            f"expected labels y as a tensor (N,), got {type(labels).__name__}; give one number for "
-            "each row: torch.full((len(x),), label)"
-        )
-    if labels.ndim != 1:
-        column = labels.ndim == 2 and labels.shape[1] == 1
-        advice = "y[:, 0]" if column else "of one-hot ones y.argmax(-1)"
-        raise ValueError(
-            f"expected labels y of shape (N,), got {tuple(labels.shape)}; give one number for each "
-            f"row: {advice}"
-        )
-    if values_are_known():
-        check_values("y", labels, dist.constraints.integer_interval(0, classes - 1))

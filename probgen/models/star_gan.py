@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.modes import infers
 from probgen.core.module import DistributionModule, data_plate
 from probgen.core.program import Program
@@ -26,7 +27,7 @@ class _OfRows:
         return made
 
 
-class _Changed(nn.Module):
+class _Changed(Recorded, nn.Module):
     """The program of rows and their attributes."""
 
     def __init__(self, generator: nn.Module, attributes: DistributionModule):

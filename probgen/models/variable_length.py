@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.module import DistributionModule, LatentVariableModel, asked_inside
 from probgen.core.ragged import Ragged, ragged
 from probgen.distributions.criteria import aic, bic, trained
@@ -23,7 +24,7 @@ from probgen.nn import Constant
 _LEAST = 1e-30  # a count, so that the logarithm of a length that never occurs is finite
 
 
-class LengthTable(nn.Module):
+class LengthTable(Recorded, nn.Module):
     r"""Probabilities of the lengths of sequences, by a table, a network or a distribution.
 
     Parameters

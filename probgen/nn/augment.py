@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, max_pool2d
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 
-class Color(nn.Module):
+class Color(Recorded, nn.Module):
     """Random brightness, saturation and contrast of images, ``(B, C, H, W) -> (B, C, H, W)``.
 
     Brightness is shifted by up to ``strength / 2``, saturation scaled by up to 1 ± ``strength``,
@@ -51,7 +52,7 @@ class Color(nn.Module):
         return middle + (x - middle) * (1 + contrast)
 
 
-class Translation(nn.Module):
+class Translation(Recorded, nn.Module):
     """Images moved by random whole pixels, ``(B, C, H, W) -> (B, C, H, W)``.
 
     What comes in is ``fill``.
@@ -94,7 +95,7 @@ class Translation(nn.Module):
         return torch.where(inside.unsqueeze(1), moved, self.fill)
 
 
-class Cutout(nn.Module):
+class Cutout(Recorded, nn.Module):
     """A random rectangle of each image set to ``fill``, ``(B, C, H, W) -> (B, C, H, W)``.
 
     Parameters
@@ -131,7 +132,7 @@ class Cutout(nn.Module):
         return torch.where((inside[0] & inside[1]).unsqueeze(1), self.fill, x)
 
 
-class RandomAffine(nn.Module):
+class RandomAffine(Recorded, nn.Module):
     r"""Images turned, scaled, sheared and moved at random, ``(B, C, H, W) -> (B, C, H, W)``.
 
     Between pixels bilinearly.
@@ -197,7 +198,7 @@ class RandomAffine(nn.Module):
         return grid_sample(x - self.fill, grid, align_corners=False) + self.fill
 
 
-class Thickness(nn.Module):
+class Thickness(Recorded, nn.Module):
     r"""Strokes made thicker or thinner at random, ``(B, C, H, W) -> (B, C, H, W)``.
 
     Gray dilation and erosion.
@@ -235,7 +236,7 @@ class Thickness(nn.Module):
         return x + u.abs() * (extreme - x)
 
 
-class Jitter(nn.Module):
+class Jitter(Recorded, nn.Module):
     """Normal noise added to rows of any shape: the critic sees both distributions smoothed by it.
 
     Parameters

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 
-class Constant(nn.Module):
+class Constant(Recorded, nn.Module):
     """A learned raw parameter that ignores the values of its context and takes its batch shape.
 
     ``(*batch, *context_event) -> (*batch, *shape)``; without context the batch shape is empty. It
@@ -49,7 +50,7 @@ class Constant(nn.Module):
         )
 
 
-class Standardize(nn.Module):
+class Standardize(Recorded, nn.Module):
     """``(x - mean) / std`` with fixed numbers.
 
     In front of a network whose data are in other units, such as 0 to 255.

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
+from probgen.core.construction import Recorded
+
 
 def gate(u: Tensor, dim: int = 1) -> Tensor:
     r"""The gated unit :math:`\tanh(a) \odot \sigma(b)` of the two halves of ``u`` along ``dim``."""
@@ -22,7 +24,7 @@ def gate(u: Tensor, dim: int = 1) -> Tensor:
     return a.tanh() * b.sigmoid()
 
 
-class GatedLayer(nn.Module):
+class GatedLayer(Recorded, nn.Module):
     r"""One layer of both stacks of a gated PixelCNN, residual, ``(B, F, H, W)`` each.
 
     .. math:: u &= W_v * \text{above} + C_v c, \qquad

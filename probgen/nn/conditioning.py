@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.nn.context_sequence import ContextSequence, Told, check_encoder
 
 
-class FourierTime(nn.Module):
+class FourierTime(Recorded, nn.Module):
     r"""Cosines and sines of a time, ``(*batch,) -> (*batch, 2 K)``.
 
     .. math:: (\cos \omega_k t, \sin \omega_k t)_{k = 1, \dots, K}, \qquad
@@ -59,7 +60,7 @@ class FourierTime(nn.Module):
         return torch.cat((angles.cos(), angles.sin()), -1)
 
 
-class Conditioning(nn.Module):
+class Conditioning(Recorded, nn.Module):
     r"""Time and context as one vector, ``(*batch,), (*batch, C) -> (*batch, E)``.
 
     .. math:: e(t, c) = \text{silu}\big(W_2\, \text{silu}(W_1\, \text{fourier}(t)) + e_c\big), \qquad

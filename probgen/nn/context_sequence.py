@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from probgen.core.construction import Recorded
+
 
 class Attended(NamedTuple):
     """What rows attend to: vectors ``(B, S, E)``, and which of them are there, ``(B, S)``."""
@@ -32,7 +34,7 @@ class Told(NamedTuple):
         return Attended(sequence, self.mask.expand(*lead, steps).reshape(-1, steps))
 
 
-class ContextSequence(nn.Module):
+class ContextSequence(Recorded, nn.Module):
     r"""An encoder of contexts, with one more vector that says nothing and is always there.
 
     .. math:: (c_1, \dots, c_L) \mapsto \big(e_0, e(c)_1, \dots, e(c)_L\big), \qquad
@@ -67,7 +69,7 @@ class ContextSequence(nn.Module):
         return Told(torch.cat((first, sequence), -2), torch.cat((always, known), -1), pooled)
 
 
-class Pooled(nn.Module):
+class Pooled(Recorded, nn.Module):
     """What an encoder makes of a context as one vector, ``(*batch, L) -> (*batch, E)``.
 
     The mean over its known steps, or a learned vector where nothing is known. First layer of a

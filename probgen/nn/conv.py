@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 Activation = Callable[[], nn.Module]
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recorded, nn.Module):
     """Two convolutions added to their input, ``(B, C, H, W) -> (B, C, H, W)``.
 
     He et al. (2016), Identity mappings in deep residual networks, https://arxiv.org/abs/1603.05027
@@ -34,7 +35,7 @@ class ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(Recorded, nn.Module):
     """Images to vectors, ``(*batch, C, H, W) -> (*batch, outputs)``.
 
     Each stage halves height and width.
@@ -103,7 +104,7 @@ class ConvEncoder(nn.Module):
         return self.layers(x.reshape(-1, *self.shape)).view(*x.shape[:-3], -1)
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Recorded, nn.Module):
     """Vectors to images, ``(*batch, inputs) -> (*batch, C, H, W)``.
 
     Each stage doubles height and width.

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.nn.context_sequence import Pooled
 
 Wrap = Callable[[nn.Module], nn.Module]
@@ -20,7 +21,7 @@ def unchanged(layer: nn.Module) -> nn.Module:
     return layer
 
 
-class DCGANGenerator(nn.Module):
+class DCGANGenerator(Recorded, nn.Module):
     """Noise to images, ``(*batch, inputs) -> (*batch, C, H, W)``.
 
     Each stage doubles height and width.
@@ -108,7 +109,7 @@ class DCGANGenerator(nn.Module):
         return self.last(h).reshape(*z.shape[:-1], *h.shape[1:])
 
 
-class DCGANCritic(nn.Module):
+class DCGANCritic(Recorded, nn.Module):
     r"""Images to scores, ``(*batch, C, H, W) -> (*batch,)``: each stage halves height and width.
 
     Per stage a convolution of 4 x 4 pixels and stride 2, a normalization (none in the first) and a

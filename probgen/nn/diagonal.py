@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
+from probgen.core.construction import Recorded
 
-class DiagonalLSTM(nn.Module):
+
+class DiagonalLSTM(Recorded, nn.Module):
     r"""A long short-term memory from the upper left to the lower right.
 
     ``(B, F, H, W) -> (B, F, H, W)``.
@@ -85,7 +87,7 @@ def straight(x: Tensor) -> Tensor:
     ]
 
 
-class DiagonalLayer(nn.Module):
+class DiagonalLayer(Recorded, nn.Module):
     r"""One layer of a diagonal bidirectional LSTM over two stacks, residual, ``(B, F, H, W)`` each.
 
     .. math:: \text{above} \leftarrow \text{above} + A\, \overleftarrow{\text{LSTM}}(\text{above}), \qquad

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.nn.conditioning import Conditioning, check_context_argument, check_input, flat_rows
 from probgen.nn.context_sequence import Attended
 from probgen.nn.transformer import Attention, CrossAttention, positions
 
 
-class ModulatedBlock(nn.Module):
+class ModulatedBlock(Recorded, nn.Module):
     r"""Attention and a perceptron whose inputs and updates are modulated.
 
     ``(B, T, E), (B, E) -> (B, T, E)``.
@@ -48,7 +49,7 @@ class ModulatedBlock(nn.Module):
         return torch.addcmul(h, gate2, self.mlp(torch.addcmul(shift2, self.norm(h), 1 + scale2)))
 
 
-class DiT(nn.Module):
+class DiT(Recorded, nn.Module):
     r"""Diffusion transformer (adaLN-zero), ``(*batch, *shape)`` to the same.
 
     Called as ``net(x, t, context=None)``.

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 
-class Plain(nn.Module):
+class Plain(Recorded, nn.Module):
     """Each variable as its own only feature, ``(*shape) -> (*shape, 1)``.
 
     >>> Plain()(torch.zeros(4, 3)).shape
@@ -24,7 +25,7 @@ class Plain(nn.Module):
         return x.unsqueeze(-1)
 
 
-class Levels(nn.Module):
+class Levels(Recorded, nn.Module):
     """Levels 0, 1, ..., ``levels`` - 1 as numbers from -1 to 1, ``(*shape) -> (*shape, 1)``.
 
     >>> Levels(256)(torch.tensor([0.0, 255.0]))
@@ -43,7 +44,7 @@ class Levels(nn.Module):
         return (x / self.half_range - 1).unsqueeze(-1)
 
 
-class OneHot(nn.Module):
+class OneHot(Recorded, nn.Module):
     """Labels 0, 1, ..., ``levels`` - 1 as indicators, ``(*shape) -> (*shape, levels)``.
 
     >>> OneHot(3)(torch.tensor([2.0, 0.0]))

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 
-class Equalized(nn.Module):
+class Equalized(Recorded, nn.Module):
     r"""Equalized learning rate: weights are learned in units of their initial standard deviation.
 
     .. math:: x \mapsto \frac{g\, r}{\sqrt{\text{fan-in}}}\, \hat w x + r\, \hat b, \qquad
@@ -76,7 +77,7 @@ class Equalized(nn.Module):
         return f"rate={self.rate:g}"
 
 
-class PixelNorm(nn.Module):
+class PixelNorm(Recorded, nn.Module):
     r"""Pixelwise normalization of feature vectors: :math:`x / \sqrt{\tfrac1C \sum_c x_c^2 + \epsilon}`.
 
     Parameters

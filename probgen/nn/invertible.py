@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 Shape = tuple[int, int, int]
 NetworkMaker = Callable[[Shape, int], nn.Module]
 
 
-class CouplingNet(nn.Module):
+class CouplingNet(Recorded, nn.Module):
     """Convolutions with a learned offset at every position.
 
     ``(*batch, C, H, W) -> (*batch, outputs, H, W)``.
@@ -58,7 +59,7 @@ class CouplingNet(nn.Module):
         return out.view(*x.shape[:-3], *out.shape[1:])
 
 
-class ActNorm(nn.Module):
+class ActNorm(Recorded, nn.Module):
     r"""Scale and shift of every channel, :math:`y_c = e^{s_c} (x_c + b_c)`.
 
     The identity until it is initialized.
@@ -92,7 +93,7 @@ class ActNorm(nn.Module):
         self.log_scale.copy_(-torch.where(scale > 0, scale, 1.0).log())
 
 
-class InvertibleConv(nn.Module):
+class InvertibleConv(Recorded, nn.Module):
     r"""Linear map of the channels of a pixel, :math:`W = P L (U + \operatorname{diag}(\pm e^s))`.
 
     Starts as a rotation.
@@ -137,7 +138,7 @@ class InvertibleConv(nn.Module):
         return lower, self.upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
 
 
-class AffineCoupling(nn.Module):
+class AffineCoupling(Recorded, nn.Module):
     r"""The second half of the channels, scaled and shifted by functions of the first.
 
     Starts as the identity.
@@ -177,7 +178,7 @@ class AffineCoupling(nn.Module):
         return 2 * torch.tanh(raw / 2), shift
 
 
-class IntegerCoupling(nn.Module):
+class IntegerCoupling(Recorded, nn.Module):
     r"""The second half of integer channels, shifted by a rounded function of the first.
 
     A bijection of integers.
@@ -229,7 +230,7 @@ class IntegerCoupling(nn.Module):
         )  # in this order the value is an integer exactly
 
 
-class Shuffle(nn.Module):
+class Shuffle(Recorded, nn.Module):
     """A fixed random permutation of the channels."""
 
     order: Tensor

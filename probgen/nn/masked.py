@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.nn.conditioning import flat_rows
 
 
@@ -59,7 +60,7 @@ class Degrees(NamedTuple):
         return [place.repeat_interleave(features), *self.hidden, seen]
 
 
-class MaskedLinear(nn.Module):
+class MaskedLinear(Recorded, nn.Module):
     r"""Linear map with a mask, :math:`y_i = b_i + \sum_j K_{ij} (W_{ij} x_j + U_{ij})`.
 
     ``(*batch, inputs) -> (*batch, outputs)``. The weights U, on the constant 1 in place of x, are
@@ -100,7 +101,7 @@ class MaskedLinear(nn.Module):
         return linear(x, *self.masked(keep))
 
 
-class MaskedMLP(nn.Module):
+class MaskedMLP(Recorded, nn.Module):
     r"""Multilayer perceptron whose outputs for a variable depend on the variables before it.
 
     And on a context.

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 
-class MLP(nn.Module):
+class MLP(Recorded, nn.Module):
     """Multilayer perceptron, ``(*batch, inputs) -> (*batch, outputs)``.
 
     Each hidden layer is linear, ``norm``, ``activation``, dropout; the last layer is linear.
@@ -82,4 +83,4 @@ class MLP(nn.Module):
         for layer in self.hidden:
             out = layer(h)
             h = h + out if self.residual and out.shape == h.shape else out
-        return self.last(h).view(*x.shape[:-1], -1)
+        return self.last(h).view(*x.shape[:-1], self.last.out_features)

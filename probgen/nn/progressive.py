@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, pad
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.nn.equalized import Equalized, PixelNorm
 
 ROOT_2 = math.sqrt(2.0)
 
 
-class Fade(nn.Module):
+class Fade(Recorded, nn.Module):
     r"""The share of the newest layers, which rises linearly from 0 to 1 while they are trained.
 
     .. math:: \alpha_t = \min(t / T, 1)
@@ -54,7 +55,7 @@ class Fade(nn.Module):
         return torch.lerp(old, new, self.share.to(old.dtype))
 
 
-class ProgressiveGenerator(nn.Module):
+class ProgressiveGenerator(Recorded, nn.Module):
     r"""Progressively growing generator, ``(*batch, inputs) -> (*batch, C, H, W)``.
 
     It begins with small images, shown at full size by repeating pixels, and grows by layers that
@@ -66,6 +67,7 @@ class ProgressiveGenerator(nn.Module):
     with a share :math:`\alpha` that rises from 0 to 1 (:class:`Fade`), one advance for each run in
     training. Images have their full shape at every level, and :class:`ProgressiveCritic` looks at
     as much of it as there is; a level costs about as much as a network for its own size.
+    Convolution and change of size are one operation in both networks (fused scaling).
 
     Grown by the ``start`` of a :class:`Stage <probgen.train.Stage>`::
 
@@ -164,7 +166,7 @@ class ProgressiveGenerator(nn.Module):
 
     def _add(self) -> None:
         before, after = self.hidden[self.levels - 1 : self.levels + 1]
-        block = nn.Sequential(*_convolution(before, after), *_convolution(after, after))
+        block = nn.Sequential(*_convolution(before, after, _Doubling), *_convolution(after, after))
         image = Equalized(nn.Conv2d(after, self.shape[0], 1))
         _retire(self.images)
         _append(self.blocks, block, self)
@@ -180,17 +182,16 @@ class ProgressiveGenerator(nn.Module):
             self.fade.advance()
         h = before = self.start(z.reshape(-1, self.inputs))
         for block in self.blocks:
-            before = _doubled(h)
+            before = h
             h = block(before)
         image = self.images[-1](h)
         if self.levels > 1:
-            # a convolution of one pixel and the repetition of pixels may change places
-            image = self.fade.between(self.images[-2](before), image)
+            image = self.fade.between(_doubled(self.images[-2](before)), image)
         full = self.last(_doubled(image, len(self.hidden) - self.levels))
         return full.reshape(*z.shape[:-1], *self.shape)
 
 
-class ProgressiveCritic(nn.Module):
+class ProgressiveCritic(Recorded, nn.Module):
     r"""Critic that grows beside a :class:`ProgressiveGenerator`: ``(*batch, C, H, W) -> (*batch,)``.
 
     At level l it sees images averaged to the size of that level. New layers are blended in as those
@@ -277,9 +278,8 @@ class ProgressiveCritic(nn.Module):
         block = nn.Sequential(
             Equalized(nn.Conv2d(after, after, 3, padding=1), gain=ROOT_2),
             nn.LeakyReLU(0.2),
-            Equalized(nn.Conv2d(after, before, 3, padding=1), gain=ROOT_2),
+            Equalized(_Halving(after, before, 3, padding=1), gain=ROOT_2),
             nn.LeakyReLU(0.2),
-            nn.AvgPool2d(2),
         )
         _retire(self.images)
         _append(self.blocks, block, self)
@@ -305,8 +305,34 @@ class ProgressiveCritic(nn.Module):
         return self.head(h).reshape(lead)
 
 
-def _convolution(before: int, after: int) -> list[nn.Module]:
-    layer = Equalized(nn.Conv2d(before, after, 3, padding=1), gain=ROOT_2)
+class _Doubling(Recorded, nn.Conv2d):
+    """A convolution of 3 x 3 pixels of an image of twice the size, which is never made.
+
+    To repeat pixels is a transposed convolution itself, so that both are one, of 4 x 4 pixels: 4
+    products for each pixel and channel in place of 9.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = _over_pairs(self.weight).flip(-1, -2).transpose(0, 1)
+        return conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+
+class _Halving(Recorded, nn.Conv2d):
+    """A convolution of 3 x 3 pixels and the means of 2 x 2, as one of 4 x 4 pixels and stride 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, _over_pairs(self.weight) / 4, self.bias, stride=2, padding=1)
+
+
+def _over_pairs(weight: Tensor) -> Tensor:
+    """Filters of the sums of 2 x 2 pixels: ``(outputs, inputs, 3, 3) -> (outputs, inputs, 4, 4)``."""
+    wide = pad(weight, (1, 1, 1, 1))
+    rows = wide[..., 1:, :] + wide[..., :-1, :]
+    return rows[..., 1:] + rows[..., :-1]
+
+
+def _convolution(before: int, after: int, kind: type[nn.Conv2d] = nn.Conv2d) -> list[nn.Module]:
+    layer = Equalized(kind(before, after, 3, padding=1), gain=ROOT_2)
     return [layer, nn.LeakyReLU(0.2), PixelNorm(-3)]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as processes
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 TINY = 1e-6  # average uses below which a code keeps its place
 
@@ -61,7 +62,7 @@ def pass_gradient(code: Tensor, source: Tensor) -> Tensor:
     return code.detach() + (source - source.detach())
 
 
-class Codebook(nn.Module):
+class Codebook(Recorded, nn.Module):
     r"""Vector quantization with a codebook that follows exponential moving averages.
 
     .. math:: k(z) = \arg\min_j \lVert z - e_j \rVert, \qquad
@@ -93,7 +94,7 @@ class Codebook(nn.Module):
     References
     ----------
     van den Oord, Vinyals, Kavukcuoglu (2017), Neural discrete representation learning,
-    https://arxiv.org/abs/1711.00937 (appendix A: moving averages); Razavi, van den Oord, Vinyals
+    https://arxiv.org/abs/1711.00937 (appendix A.1: moving averages); Razavi, van den Oord, Vinyals
     (2019), https://arxiv.org/abs/1906.00446; Dhariwal et al. (2020), Jukebox,
     https://arxiv.org/abs/2005.00341 (restarts)
 
@@ -178,7 +179,7 @@ class Codebook(nn.Module):
         self.codes.copy_(torch.where(dead[:, None], fresh, followed))
 
 
-class FiniteScalarQuantizer(nn.Module):
+class FiniteScalarQuantizer(Recorded, nn.Module):
     r"""Finite scalar quantization: every entry of a vector is rounded to one of a few levels.
 
     .. math:: c_d = \operatorname{round}\big(h_d \tanh(z_d + s_d) - o_d\big) / \lfloor L_d / 2 \rfloor
@@ -197,7 +198,8 @@ class FiniteScalarQuantizer(nn.Module):
     References
     ----------
     Mentzer, Minnen, Agustsson, Tschannen (2023), Finite scalar quantization: VQ-VAE made simple,
-    https://arxiv.org/abs/2309.15505
+    https://arxiv.org/abs/2309.15505 (appendix A.1: code, whose shift is a tangent; that of the
+    inverse of tanh here leaves 0 where it is)
 
     >>> quantizer = FiniteScalarQuantizer((3, 4))
     >>> made = quantizer(torch.tensor([[-9.0, -9.0], [0.0, 0.1], [9.0, 9.0]]))

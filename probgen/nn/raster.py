@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, elu, linear, pad
 
+from probgen.core.construction import Recorded
+
 
 class PixelLayer(Protocol):
     """A layer that works on one pixel after the other."""
@@ -23,7 +25,7 @@ class PixelLayer(Protocol):
         """The stack of all earlier pixels, at the next pixel of that row, ``(B, F) -> (B, F)``."""
 
 
-class Stem(nn.Module):
+class Stem(Recorded, nn.Module):
     """First features of both stacks.
 
     A window over rows above, one to the left, and a learned map of the positions.
@@ -68,7 +70,7 @@ def with_inside(values: Tensor) -> Tensor:
     return torch.cat((values, torch.ones_like(values[:, :1])), 1)
 
 
-class Readout(nn.Module):
+class Readout(Recorded, nn.Module):
     r"""Raw parameters of every channel, from the features of a pixel and the channels before it.
 
     .. math:: r_c = U_c\, \text{elu}\Big(W_c f + \sum_{b < c} V_{cb}\, e(x_b)\Big)
@@ -120,7 +122,7 @@ class Readout(nn.Module):
                 known = known + linear(value, seen)
 
 
-class RasterNet(nn.Module):
+class RasterNet(Recorded, nn.Module):
     """Raw parameters of every value of an image from the values before it.
 
     ``(B, C, H, W) -> (B, R, C, H, W)``.
@@ -149,6 +151,10 @@ class RasterNet(nn.Module):
         Side of the squares of pixels that are taken as one pixel of ``block * block`` times as many
         channels: the layers then cost that much less, and the order is that of the squares, and
         inside of a square row by row.
+    picture : nn.Module, optional
+        Network from contexts to features that are added to those of the layers before the readout,
+        ``(B, C) -> (B, width, H // block, W // block)``; the layers are given no context then, and
+        what they make of x may be used for several contexts.
     """
 
     layers: Any  # nn.ModuleList of layers that walk
@@ -165,6 +171,7 @@ class RasterNet(nn.Module):
         reach: int = 3,
         hidden: int | None = None,
         block: int = 1,
+        picture: nn.Module | None = None,
     ):
         super().__init__()
         if len(shape) != 3 or shape[1] % block or shape[2] % block:
@@ -180,6 +187,7 @@ class RasterNet(nn.Module):
         self.grid = (channels, *size)
         self.reach = reach
         self.embed = embed
+        self.picture = picture
         self.layers = nn.ModuleList(layers)
         embedded = embed(torch.zeros(1)).shape[-1]
         self.stem = Stem(channels * embedded, width, size, reach)
@@ -191,8 +199,26 @@ class RasterNet(nn.Module):
         values = self._embedded(as_channels(x, self.block))
         above, before = self.stem(values)
         for layer in self.layers:
-            above, before = layer(above, before, context)
+            above, before = layer(above, before, context if self.picture is None else None)
+        if self.picture is not None:
+            seen = self._pictured(context)
+            times = len(seen) // len(x)  # contexts of each image, for which it is read once
+            before = (before + seen.unflatten(0, (times, -1))).flatten(0, 1)
+            values = values.expand(times, *values.shape).flatten(0, 1)
         return as_pixels(self.readout(before, values).transpose(1, 2), self.block)
+
+    def _pictured(self, context: Tensor | None) -> Tensor:
+        """The features that a context adds, ``(B, C) -> (B, F, h, w)``."""
+        picture: Any = self.picture
+        seen = picture(context)
+        expected = (self.stem.positions.shape[1], *self.grid[1:])
+        if seen.shape[1:] != expected:
+            raise ValueError(
+                f"expected features of shape (B, {', '.join(map(str, expected))}) from picture, "
+                f"got {tuple(seen.shape)}; give it width={expected[0]} channels, and one place for "
+                "each square of pixels"
+            )
+        return seen
 
     def _embedded(self, values: Tensor) -> Tensor:
         return self.embed(values).movedim(-1, 2).flatten(1, 2)
@@ -205,18 +231,20 @@ class RasterNet(nn.Module):
         A row of the upper stack is worked out once, when it begins, and each pixel of the other
         stack once.
         """
-        walks = [layer.walk(context) for layer in self.layers]
+        seen = None if self.picture is None else self._pictured(context)
+        walks = [layer.walk(context if seen is None else None) for layer in self.layers]
         like, (_, height, width) = self.stem.positions, self.grid
         rows = like.new_zeros(batch, self.stem.vertical.in_channels, self.reach, width)
         for row in range(height):
             above = self.stem.row(rows, row)
             for walk in walks:
                 above = walk.row(above)
-            pixels = yield from self._row(walks, row, rows.new_zeros(*rows.shape[:3]))
+            added = None if seen is None else seen[:, :, row]
+            pixels = yield from self._row(walks, row, rows.new_zeros(*rows.shape[:3]), added)
             rows = torch.cat((rows[:, :, 1:], torch.stack(pixels, 2).unsqueeze(2)), 2)
 
     def _row(
-        self, walks: Sequence[PixelLayer], row: int, columns: Tensor
+        self, walks: Sequence[PixelLayer], row: int, columns: Tensor, added: Tensor | None
     ) -> Generator[Tensor, Tensor, list[Tensor]]:
         """The values of one row; returns its embedded pixels ``(B, E + 1)``."""
         pixels = []
@@ -224,6 +252,7 @@ class RasterNet(nn.Module):
             before = self.stem.pixel(columns, row, column)
             for walk in walks:
                 before = walk.pixel(before, column)
+            before = before if added is None else before + added[..., column]
             pixels.append((yield from self._pixel(before)))
             columns = torch.cat((columns[:, :, 1:], pixels[-1].unsqueeze(2)), 2)
         return pixels

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 
-class RNN(nn.Module):
+class RNN(Recorded, nn.Module):
     """Recurrent network, ``(*batch, T, inputs) -> (*batch, T, hidden)``.
 
     Output t depends on inputs 1, ..., t.
@@ -108,7 +109,7 @@ def _output(state: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     return state[0] if isinstance(state, tuple) else state
 
 
-class GatedTransition(nn.Module):
+class GatedTransition(Recorded, nn.Module):
     r"""Raw parameters of a Gaussian transition between latents.
 
     ``(*batch, Z + C) -> (*batch, 2 Z)``.
@@ -162,7 +163,7 @@ class GatedTransition(nn.Module):
         return torch.cat((loc, self.scale(proposal.relu())), -1)
 
 
-class Combiner(nn.Module):
+class Combiner(Recorded, nn.Module):
     r"""Raw parameters of a Gaussian guide of latents, ``(*batch, Z + H) -> (*batch, 2 Z)``.
 
     .. math:: h = \tfrac12 (\tanh(W z + b) + g), \quad \mu = W_\mu h + b_\mu, \quad \text{scale} = W_s h + b_s

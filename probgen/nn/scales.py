@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from probgen.core.construction import Recorded
 from probgen.nn.invertible import ActNorm, NetworkMaker, Shape, with_channels
 
 
-class ImageScale(nn.Module):
+class ImageScale(Recorded, nn.Module):
     """One scale of a flow of images.
 
     2 x 2 pixels become channels, layers follow, some channels leave as latents.

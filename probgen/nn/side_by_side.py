@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 
-class SideBySide(nn.Module):
+class SideBySide(Recorded, nn.Module):
     """A network of one argument as one of two, ``net(x, context)``: they enter side by side.
 
     Vectors ``(*batch, D)`` and ``(*batch, K)`` enter as ``(*batch, D + K)``. Images ``(*batch, C,

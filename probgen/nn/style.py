@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, leaky_relu
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.nn.dcgan import sizes_of
 from probgen.nn.equalized import Equalized, PixelNorm
 from probgen.nn.side_by_side import SideBySide
@@ -20,7 +21,7 @@ from probgen.nn.side_by_side import SideBySide
 SLOW = 0.01  # the mapping network learns so much slower than the rest, as in the original
 
 
-class ModulatedConvolution(nn.Module):
+class ModulatedConvolution(Recorded, nn.Module):
     r"""Convolution whose filters are scaled by a style, row by row, and normalized again.
 
     .. math:: w'_{oik} = s_i w_{oik}, \qquad
@@ -76,7 +77,7 @@ class ModulatedConvolution(nn.Module):
         return out * (squares + self.eps).rsqrt()[..., None, None]
 
 
-class _Styled(nn.Module):
+class _Styled(Recorded, nn.Module):
     """A modulated convolution with noise for each pixel, a bias and a leaky rectifier."""
 
     def __init__(self, inputs: int, outputs: int, width: int, noisy: bool):
@@ -93,7 +94,7 @@ class _Styled(nn.Module):
         return leaky_relu(h + self.bias[:, None, None], 0.2) * math.sqrt(2.0)
 
 
-class _Image(nn.Module):
+class _Image(Recorded, nn.Module):
     """Reads an image off from features, by a style."""
 
     def __init__(self, inputs: int, channels: int, width: int):
@@ -105,7 +106,7 @@ class _Image(nn.Module):
         return self.convolution(x, style) + self.bias[:, None, None]
 
 
-class StyleGenerator(nn.Module):
+class StyleGenerator(Recorded, nn.Module):
     r"""Style-based generator, ``(*batch, inputs) -> (*batch, C, H, W)``, as of StyleGAN2.
 
     A mapping network makes a style w of the noise z; features begin as a learned constant, and
@@ -255,7 +256,7 @@ class StyleGenerator(nn.Module):
         return torch.where(replaced[..., None], others, w)
 
 
-class _Truncated(nn.Module):
+class _Truncated(Recorded, nn.Module):
     """A style-based generator whose styles are drawn towards their mean."""
 
     def __init__(self, generator: StyleGenerator, psi: float, layers: int | None):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 
 class CausalConvolution(nn.Conv1d):
@@ -42,7 +43,7 @@ class CausalConvolution(nn.Conv1d):
         return super().forward(seen).squeeze(-1), seen[..., 1:]
 
 
-class GatedBlock(nn.Module):
+class GatedBlock(Recorded, nn.Module):
     r"""A gated causal convolution added to its input, ``(B, hidden, T) -> (B, hidden, T)``.
 
     .. math:: y = x + W\, [\tanh(f * x) \odot \sigma(g * x)]
@@ -69,7 +70,7 @@ class GatedBlock(nn.Module):
         return self.mix(self.drop(signal.tanh() * gate.sigmoid()))
 
 
-class TemporalConvolution(nn.Module):
+class TemporalConvolution(Recorded, nn.Module):
     """Stack of gated causal convolutions, ``(*batch, T, inputs) -> (*batch, T, hidden)``.
 
     Output t depends on the inputs t - past, ..., t.

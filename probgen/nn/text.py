@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.nn.context_sequence import known_steps, visible
 from probgen.nn.transformer import Block, small
 
 
-class _Encoder(nn.Module):
+class _Encoder(Recorded, nn.Module):
     """Blocks of attention in both directions, with learned positions, ``(B, L, E)`` to the same."""
 
     def __init__(self, length: int, width: int, layers: int, heads: int, dropout: float):
@@ -40,7 +41,7 @@ class _Encoder(nn.Module):
         return self.norm(rows).view(h.shape)
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Recorded, nn.Module):
     r"""Transformer encoder of tokens, ``(*batch, L) -> (*batch, L, E)``.
 
     .. math:: h^0_l = W_{x_l} + p_l, \qquad h^{k+1} = \text{block}(h^k), \qquad e = \text{norm}(h^K)
@@ -129,7 +130,7 @@ class TextEncoder(nn.Module):
         return self.encoder(self.embed(as_tokens(tokens, known, self.padding)), mask)
 
 
-class SequenceEncoder(nn.Module):
+class SequenceEncoder(Recorded, nn.Module):
     r"""Transformer encoder of sequences of vectors, ``(*batch, L, C) -> (*batch, L, E)``.
 
     As :class:`TextEncoder`, with a linear map in place of the table of tokens; steps with NaN are
@@ -198,7 +199,7 @@ class SequenceEncoder(nn.Module):
         return self.encoder(h, mask)
 
 
-class PretrainedEncoder(nn.Module):
+class PretrainedEncoder(Recorded, nn.Module):
     """A network from elsewhere as an encoder of tokens, ``(*batch, L) -> (*batch, L, E)``.
 
     It is called ``net(tokens, mask)`` with tokens and mask ``(rows, L)``, as the text models of

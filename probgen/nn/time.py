@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.nn.conditioning import Conditioning, check_context_argument, check_input
 
 
-class TimeMLP(nn.Module):
+class TimeMLP(Recorded, nn.Module):
     r"""Residual perceptron whose every layer is modulated by time and context.
 
     ``(*batch, D) -> (*batch, D)``.

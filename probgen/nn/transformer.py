@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.nn.context_sequence import Attended, ContextSequence
 
 
-class Tokens(nn.Embedding):
+class Tokens(Recorded, nn.Embedding):
     """Learned vectors of the labels 0., 1., ..., ``levels`` - 1, ``(*shape) -> (*shape, E)``.
 
     >>> Tokens(65, 8)(torch.tensor([[0.0, 64.0]])).shape
@@ -30,7 +31,7 @@ class Tokens(nn.Embedding):
         return super().forward(x.long())
 
 
-class Attention(nn.Module):
+class Attention(Recorded, nn.Module):
     r"""Self-attention of every position over all positions, ``(B, T, E) -> (B, T, E)``.
 
     .. math:: y_t = O \sum_s \text{softmax}_s\left(q_t \cdot k_s / \sqrt{d}\right) v_s, \qquad (q, k, v) = W h
@@ -87,7 +88,7 @@ class CausalAttention(Attention):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Recorded, nn.Module):
     r"""Attention of every position over another sequence, ``(B, T, E), (B, S, C) -> (B, T, E)``.
 
     .. math:: y_t = O \sum_s \text{softmax}_s\left(q_t \cdot k_s / \sqrt{d}\right) v_s, \qquad
@@ -135,7 +136,7 @@ class CrossAttention(nn.Module):
         return self.out(scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
+class Block(Recorded, nn.Module):
     r"""Attention and a two-layer perceptron, both residual, normalized at their inputs.
 
     ``(B, T, E) -> (B, T, E)``.
@@ -195,7 +196,7 @@ class Block(nn.Module):
         return self.feed(h, attended)
 
 
-class TransformerNet(nn.Module):
+class TransformerNet(Recorded, nn.Module):
     """Raw parameters of every entry from the entries before it, ``(B, *shape) -> (B, R, *shape)``.
 
     In raster order.

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.nn.conditioning import Conditioning, check_context_argument, check_input, flat_rows
 from probgen.nn.context_sequence import Attended
 from probgen.nn.transformer import Attention, CrossAttention
 
 
-class Residual(nn.Module):
+class Residual(Recorded, nn.Module):
     r"""Two convolutions added to their input, the second one modulated.
 
     ``(B, C, H, W), (B, E) -> (B, C', H, W)``.
@@ -52,7 +53,7 @@ class Residual(nn.Module):
         return self.skip(x) + self.leave(torch.addcmul(shift, self.norm(self.enter(x)), 1 + scale))
 
 
-class Mixing(nn.Module):
+class Mixing(Recorded, nn.Module):
     """Self-attention over all pixels, added to its input, ``(B, C, H, W) -> (B, C, H, W)``."""
 
     def __init__(self, channels: int, heads: int):
@@ -66,7 +67,7 @@ class Mixing(nn.Module):
         return x + mixed.transpose(1, 2).unflatten(2, x.shape[-2:])
 
 
-class CrossMixing(nn.Module):
+class CrossMixing(Recorded, nn.Module):
     """Attention of all pixels over the sequence that a context is, added to its input.
 
     ``(B, C, H, W), (B, S, E) -> (B, C, H, W)``.
@@ -84,7 +85,7 @@ class CrossMixing(nn.Module):
         return x + read.transpose(1, 2).unflatten(2, x.shape[-2:])
 
 
-class Resolution(nn.Module):
+class Resolution(Recorded, nn.Module):
     """Residual blocks at one resolution, each perhaps with attention after it.
 
     First to all pixels, then to the sequence that a context is. Keeps what every block gives.
@@ -124,7 +125,7 @@ class Resolution(nn.Module):
         return kept
 
 
-class UNet(nn.Module):
+class UNet(Recorded, nn.Module):
     r"""Convolutional network from images to images that knows time and context.
 
     ``(*batch, C, H, W)`` to the same.

@@ -7,6 +7,7 @@ from probgen.objectives.adversarial import Adversarial
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.attributes import AttributeTranslation
 from probgen.objectives.base import Objective
+from probgen.objectives.class_balancing import ClassBalancing
 from probgen.objectives.contrastive import ContrastiveDivergence
 from probgen.objectives.cycle import CycleConsistency
 from probgen.objectives.denoising import Denoising
@@ -65,6 +66,7 @@ __all__ = [
     "Adversary",
     "AttributeTranslation",
     "Average",
+    "ClassBalancing",
     "ContextSpread",
     "ContrastiveDivergence",
     "CycleConsistency",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
@@ -14,15 +13,15 @@ from probgen.core.recording import Recorder, log_prob
 from probgen.core.sites import densities
 from probgen.core.sums import sum_of
 from probgen.objectives.adversary import Adversary
-from probgen.objectives.base import Objective, run_once
 from probgen.objectives.games import Game
 from probgen.objectives.generator_regularizers import GeneratorRegularizer, GeneratorRound
 from probgen.objectives.regularizers import Regularizer
 from probgen.objectives.samples import LatentDraw, UnconditionedRun, unconditioned_run
 from probgen.objectives.schedules import WeightSchedule, at_step
+from probgen.objectives.two_players import TwoPlayers
 
 
-class Adversarial(Objective):
+class Adversarial(TwoPlayers):
     r"""Adversarial training.
 
     A critic tells real rows from draws of the model, which learns to be mistaken for them.
@@ -48,7 +47,7 @@ class Adversarial(Objective):
 
     Parameters
     ----------
-    critic, game, regularizers, packing, augment
+    critic, game, regularizers, packing, augment, mismatched
         As for :class:`Adversary <probgen.objectives.adversary.Adversary>`.
     generator_regularizers : sequence of GeneratorRegularizer
         Penalties of the generator: :class:`PathLength`, :class:`DiversitySensitive`,
@@ -68,15 +67,18 @@ class Adversarial(Objective):
     TypeError
         At the call, if there is no observed site ``"x"``, or its distribution has no ``rsample``.
     ValueError
-        At the call, if rows are incomplete (NaN), the critic's scores do not fit, or
-        ``information`` is asked of a guide that draws no latent of the model.
+        At the call, if rows are incomplete (NaN), the critic's scores do not fit,
+        ``information`` is asked of a guide that draws no latent of the model, or ``mismatched`` of
+        data without context.
 
     References
     ----------
     Goodfellow et al. (2014), Generative adversarial networks, https://arxiv.org/abs/1406.2661;
     Chen, Duan, Houthooft, Schulman, Sutskever, Abbeel (2016), InfoGAN,
-    https://arxiv.org/abs/1606.03657
+    https://arxiv.org/abs/1606.03657; Reed, Akata, Yan, Logeswaran, Schiele, Lee (2016), Generative
+    adversarial text to image synthesis, https://arxiv.org/abs/1605.05396 (mismatched contexts)
 
+    >>> import torch
     >>> from probgen.core.module import standard_normal
     >>> from probgen.models.gan import GAN
     >>> from probgen.nn.mlp import MLP
@@ -85,10 +87,6 @@ class Adversarial(Objective):
     >>> all(p.grad is not None for p in (*gan.parameters(), *critic.parameters()))
     True
     """
-
-    descends = False
-    ignores_constants = True
-    step: Tensor
 
     def __init__(
         self,
@@ -101,13 +99,19 @@ class Adversarial(Objective):
         generator_regularizers: Sequence[GeneratorRegularizer] = (),
         critic_steps: int = 1,
         information: float | WeightSchedule = 0.0,
+        mismatched: float = 0.0,
     ):
         checks.at_least(1, critic_steps=critic_steps)
         checks.scheduled(information=information)
         checks.functions(generator_regularizers=generator_regularizers)
         super().__init__()
         self.adversary = Adversary(
-            critic, game, regularizers=regularizers, packing=packing, augment=augment
+            critic,
+            game,
+            regularizers=regularizers,
+            packing=packing,
+            augment=augment,
+            mismatched=mismatched,
         )
         self.generator_regularizers = tuple(generator_regularizers)
         self.generator_regularizer_modules = nn.ModuleList(
@@ -115,14 +119,6 @@ class Adversarial(Objective):
         )
         self.critic_steps = critic_steps
         self.information = information
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-
-    def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
-        """Runs the critic once.
-
-        Its lazy parameters come into being, and shapes are checked before training.
-        """
-        run_once(self, model, guide, batch)
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.sums import sum_of
 from probgen.objectives.games import Game, NonSaturating
 from probgen.objectives.regularizers import Regularizer, Round
 
 
-class Adversary(nn.Module):
+class Adversary(Recorded, nn.Module):
     r"""A critic, the game that it plays against what makes the fakes, and what it sees of both.
 
     .. math:: L = \underbrace{L_C(s(x), s(\bar x')) + \sum_r R_r}_{\text{gradient by the critic alone}}
@@ -44,17 +45,29 @@ class Adversary(nn.Module):
     augment : callable, optional
         A differentiable random map of rows, ``(B, *event) -> (B, *event)``, which real rows and
         fakes go through in training: :mod:`probgen.nn.augment`.
+    mismatched : float
+        Weight w, below 1, of real rows with the context of another row of the batch among the
+        critic's fakes, so that it learns whether an event fits its context (matching-aware):
+
+        .. math:: (1 - w)\, L_C\big(s(x_b, c_b), s(x'_b, c_b)\big)
+                  + w\, L_C\big(s(x_b, c_b), s(x_b, c_{b - 1})\big)
+
+        Rows whose neighbor has the same context count with w = 0. Reed et al. take one half. Where
+        the players are in equilibrium, :math:`(1 - w)\, q(x \mid c) + w\, p(x) = p(x \mid c)`: what
+        other contexts have too is drawn less often than in data, as under guidance.
 
     Raises
     ------
     ValueError
-        If there are fewer rows than a pack has, or the critic does not give scores for each pack.
+        If there are fewer rows than a pack has, the critic does not give scores for each pack, or
+        contexts are to be mismatched and there are none.
 
     References
     ----------
-    Lin, Khetan, Fanti, Oh (2018), PacGAN, https://arxiv.org/abs/1712.04086; Zhao, Liu, Lin, Zhu,
-    Han (2020), Differentiable augmentation for data-efficient GAN training,
-    https://arxiv.org/abs/2006.10738
+    Reed, Akata, Yan, Logeswaran, Schiele, Lee (2016), Generative adversarial text to image
+    synthesis, https://arxiv.org/abs/1605.05396 (section 4.2: GAN-CLS); Lin, Khetan, Fanti, Oh
+    (2018), PacGAN, https://arxiv.org/abs/1712.04086; Zhao, Liu, Lin, Zhu, Han (2020),
+    Differentiable augmentation for data-efficient GAN training, https://arxiv.org/abs/2006.10738
 
     >>> adversary = Adversary(nn.Linear(4, 1), packing=2)
     >>> fake = torch.zeros(6, 2, requires_grad=True)
@@ -73,6 +86,7 @@ class Adversary(nn.Module):
         regularizers: Sequence[Regularizer] = (),
         packing: int = 1,
         augment: Callable[[Tensor], Tensor] | None = None,
+        mismatched: float = 0.0,
     ):
         checks.network(critic=critic)
         checks.has(
@@ -81,11 +95,13 @@ class Adversary(nn.Module):
         checks.functions(regularizers=regularizers)
         checks.at_least(1, "1 shows the critic one row at a time", packing=packing)
         checks.function(**checks.given(augment=augment))
+        checks.within("[0, 1)", mismatched=mismatched)
         super().__init__()
         self.critic = critic
         self.game = game or NonSaturating()
         self.packing = packing
         self.augment = augment
+        self.mismatched = mismatched
         self.regularizers = tuple(regularizers)
         self.regularizer_modules = nn.ModuleList(
             each for each in self.regularizers if isinstance(each, nn.Module)
@@ -122,7 +138,7 @@ class Adversary(nn.Module):
         on_fake = self._scores(made, contexts)
         critic = lambda x: self._scores(x, contexts).mean(-1)  # noqa: E731
         played = Round(critic, seen, made, on_real.mean(-1), on_fake.mean(-1))
-        parts = {"critic": self.game.critic(on_real, on_fake).mean()}
+        parts = {"critic": self._critics(on_real, on_fake, seen, contexts).mean()}
         if self.regularizers:
             penalties = (regularizer(played).mean() for regularizer in self.regularizers)
             parts["penalty"] = sum_of(penalties)
@@ -189,6 +205,23 @@ class Adversary(nn.Module):
             )
         return tuple(seen) if layers else (seen[-1],)
 
+    def _critics(
+        self, on_real: Tensor, on_fake: Tensor, seen: Tensor, contexts: tuple[Tensor, ...]
+    ) -> Tensor:
+        """The critic's loss of every pack and patch, with fakes of both kinds."""
+        loss = self.game.critic(on_real, on_fake)
+        if not self.mismatched:
+            return loss
+        if not contexts:
+            raise ValueError(
+                f"expected contexts for mismatched={self.mismatched:g}, got none; train on (x, "
+                "context), or leave mismatched out"
+            )
+        others = tuple(context.roll(1, 0) for context in contexts)
+        on_others = self._scores(seen.detach(), others)
+        share = self.mismatched * differ(contexts, others).to(loss.dtype)[:, None]
+        return loss + share * (self.game.critic(on_real, on_others) - loss)
+
     def _contexts(self, context: tuple) -> tuple[Tensor, ...]:
         return tuple(self._packed(c) for c in context if torch.is_tensor(c))
 
@@ -230,6 +263,19 @@ class Adversary(nn.Module):
                 f"{tuple(scores.shape)}; its first dim is that of the packs of {self.packing} rows"
             )
         return scores.reshape(len(x), -1)
+
+
+def differ(contexts: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """Which rows of contexts are not the same, ``(B, ...), (B, ...) -> (B,)``; NaN is as NaN.
+
+    >>> differ([torch.tensor([[1.0], [torch.nan]])], [torch.tensor([[2.0], [torch.nan]])])
+    tensor([ True, False])
+    """
+    found = []
+    for context, other in zip(contexts, others, strict=True):
+        same = (context == other) | ((context != context) & (other != other))
+        found.append((~same).flatten(1).any(1) if same.ndim > 1 else ~same)
+    return torch.stack(found).any(0)
 
 
 def held_state(module: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -13,33 +12,35 @@ from probgen.core import checks
 from probgen.core.loss_parts import note
 from probgen.core.sums import sum_of
 from probgen.objectives.adversary import Adversary, held_state
-from probgen.objectives.base import Objective, run_once
 from probgen.objectives.games import Game, LeastSquares
 from probgen.objectives.regularizers import Regularizer
-from probgen.objectives.schedules import WeightSchedule, at_step
+from probgen.objectives.schedules import WeightSchedule, all_at_next_step
 from probgen.objectives.translations import (
     Distance,
+    InPlace,
     absolute_distance,
     check_two_arguments,
     drawn_in_place,
     takes_part,
 )
+from probgen.objectives.two_players import TwoPlayers
 
 
-class AttributeTranslation(Objective):
+class AttributeTranslation(TwoPlayers):
     r"""Adversarial translation to attributes that are asked for, and back: the loss of StarGAN.
 
     .. math:: L = \sum_b L_{\text{GAN}}(D; x_b, x'_b)
               - \kappa \big( \log q(c_b \mid x_b) + \log \bar q(c'_b \mid x'_b) \big)
-              + \lambda\, d\big(G(x'_b, c_b), x_b\big),
+              + \lambda\, d\big(G(x'_b, c_b), x_b\big) + \mu\, d\big(G(x_b, c_b), x_b\big),
               \qquad c'_b \sim p(c), \quad x'_b = G(x_b, c'_b)
 
     for a program of rows and their attributes with an observed site of each, such as :class:`StarGAN
     <probgen.models.star_gan.StarGAN>`. The program is run unconditioned: it draws other attributes
     c' and the rows x' that have them; and once more on these rows, given the attributes of before,
-    which brings the rows back. The recognizer learns from real rows alone; the generator is told
-    by it through weights that are held fixed (under a bar). One backward gives every player its own
-    gradient, as in :class:`Adversary <probgen.objectives.Adversary>`.
+    which brings the rows back; for the last term also on the real rows given their own attributes.
+    The recognizer learns from real rows alone; the generator is told by it through weights that are
+    held fixed (under a bar). One backward gives every player its own gradient, as in
+    :class:`Adversary <probgen.objectives.Adversary>`.
 
     Critic and recognizer may share layers, as in the paper, which is one module in two places.
 
@@ -54,6 +55,8 @@ class AttributeTranslation(Objective):
         eval mode its value at infinity counts.
     reconstruction : float or callable
         Weight :math:`\lambda`, likewise.
+    identity : float or callable
+        Weight :math:`\mu`, likewise: rows that are asked for what they have stay as they are.
     distance : callable, optional
         d, row by row: ``(B, *event), (B, *event) -> (B,)``; default: the mean absolute difference
         of entries.
@@ -88,10 +91,6 @@ class AttributeTranslation(Objective):
     True
     """
 
-    descends = False
-    ignores_constants = True
-    step: Tensor
-
     def __init__(
         self,
         critic: nn.Module,
@@ -99,13 +98,16 @@ class AttributeTranslation(Objective):
         *,
         classification: float | WeightSchedule = 1.0,
         reconstruction: float | WeightSchedule = 10.0,
+        identity: float | WeightSchedule = 0.0,
         distance: Distance | None = None,
         game: Game | None = None,
         regularizers: Sequence[Regularizer] = (),
         augment: Callable[[Tensor], Tensor] | None = None,
     ):
         checks.generative(recognizer=recognizer)
-        checks.scheduled(classification=classification, reconstruction=reconstruction)
+        checks.scheduled(
+            classification=classification, reconstruction=reconstruction, identity=identity
+        )
         checks.function(**checks.given(distance=distance))
         super().__init__()
         self.adversary = Adversary(
@@ -118,15 +120,8 @@ class AttributeTranslation(Objective):
         self.players = {"critic": nn.ModuleList([critic, recognizer])}
         self.classification = classification
         self.reconstruction = reconstruction
+        self.identity = identity
         self.distance = absolute_distance if distance is None else distance
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-
-    def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
-        """Runs critic and recognizer once.
-
-        Their lazy parameters come into being, and shapes are checked before training.
-        """
-        run_once(self, model, guide, batch)
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
@@ -135,10 +130,9 @@ class AttributeTranslation(Objective):
             "AttributeTranslation", batch, "rows and their attributes", "fit(gen, (x, attributes))"
         )
         x, attributes = batch
-        classification = at_step(self.classification, self.step, self.training)
-        reconstruction = at_step(self.reconstruction, self.step, self.training)
-        if self.training and (callable(self.classification) or callable(self.reconstruction)):
-            self.step.add_(1)
+        weights = (self.classification, self.reconstruction, self.identity)
+        now = all_at_next_step(weights, self.step, self.training)
+        classification, reconstruction, identity = now
         drawn = self._drawn(model, batch, {})
         fake, asked = drawn.values
         parts = self.adversary.parts(x, fake)
@@ -152,13 +146,23 @@ class AttributeTranslation(Objective):
             note("classification of draws", made, classification)
             loss = loss + classification * (real + made)
         if takes_part(reconstruction):
-            back = self._drawn(model, (fake, attributes), {drawn.names[1]: attributes}).values[0]
-            gap = self.distance(back, x).sum()
+            gap = self.distance(self._given(model, fake, attributes, drawn), x).sum()
             note("reconstruction", gap, reconstruction)
             loss = loss + reconstruction * gap
+        if takes_part(identity):
+            gap = self.distance(self._given(model, x, attributes, drawn), x).sum()
+            note("identity", gap, identity)
+            loss = loss + identity * gap
         return loss
 
-    def _drawn(self, model: Callable[..., Any], batch: tuple, fixed: dict[str, Tensor]) -> Any:
+    def _given(
+        self, model: Callable[..., Any], rows: Tensor, attributes: Tensor, drawn: InPlace
+    ) -> Tensor:
+        """What the program makes of rows given attributes, which it does not draw."""
+        fixed = {drawn.names[1]: attributes}
+        return self._drawn(model, (rows, attributes), fixed).values[0]
+
+    def _drawn(self, model: Callable[..., Any], batch: tuple, fixed: dict[str, Tensor]) -> InPlace:
         """What the program draws in the place of rows and attributes, some of which are fixed."""
         return drawn_in_place(
             model,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 
@@ -16,7 +15,6 @@ from probgen.core.keywords import call_form
 from probgen.core.kinds import KINDS, check_drawn, density_kind
 from probgen.core.recording import record_sites
 from probgen.core.sites import holds_data, is_summed
-from probgen.core.turns import same_random_state
 
 INSTEAD = {
     "approximate": "train the unnormalized or denoising form of the same family: contrastive "
@@ -107,22 +105,6 @@ class Prepared(Protocol):
         """
 
 
-def run_once(
-    objective: Objective, model: Callable[..., Any], guide: Callable[..., Any], batch: tuple
-) -> None:
-    """The loss of a batch in eval mode, for what a first call makes and refuses.
-
-    Lazy parameters come into being, shapes are checked; modes and random state stay as they were.
-    """
-    training = objective.training
-    objective.eval()
-    try:
-        with torch.no_grad(), same_random_state():
-            objective.differentiable_loss(model, guide, *batch)
-    finally:
-        objective.train(training)
-
-
 def check_observed(name: str, sites: Sites) -> None:
     """Refuses a run of a model in which nothing is observed; ``ValueError``."""
     if not any(site["is_observed"] for site in sites.values()):
@@ -174,7 +156,7 @@ def check_density(
 ) -> None:
     """Refuses a site whose density is weaker than ``weakest``; says what to use instead."""
     kind = density_kind(site["fn"])
-    if KINDS.index(kind) > KINDS.index(weakest):
+    if kind != "exact" and KINDS.index(kind) > KINDS.index(weakest):
         distribution = type(site["fn"]).__name__
         advice = INSTEAD.get(kind, "") if of == "model" and site["is_observed"] else ""
         advice = (

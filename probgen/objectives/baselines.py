@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from probgen.core.construction import Recorded
 from probgen.core.private_torch import pytree
 from probgen.core.recording import score_function
 from probgen.core.sites import Site, Sites, is_summed
@@ -117,7 +118,7 @@ def refuse_baselines(guide: Sites, objective: str) -> None:
             )
 
 
-class Baselines(nn.Module):
+class Baselines(Recorded, nn.Module):
     r"""Score-function terms of an evidence lower bound, with control variates.
 
     Keeps decaying averages as buffers.

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.loss_parts import note
 from probgen.core.sums import sum_of
 from probgen.objectives.adversary import Adversary
-from probgen.objectives.base import Objective, run_once
 from probgen.objectives.games import Game, LeastSquares
 from probgen.objectives.regularizers import Regularizer
-from probgen.objectives.schedules import WeightSchedule, at_step
+from probgen.objectives.schedules import WeightSchedule, all_at_next_step
 from probgen.objectives.translations import (
     Distance,
     absolute_distance,
@@ -23,6 +21,7 @@ from probgen.objectives.translations import (
     drawn_in_place,
     takes_part,
 )
+from probgen.objectives.two_players import TwoPlayers
 
 
 class Translations(NamedTuple):
@@ -32,7 +31,7 @@ class Translations(NamedTuple):
     b: Tensor
 
 
-class CycleConsistency(Objective):
+class CycleConsistency(TwoPlayers):
     r"""Adversarial translation between two sets whose rows come back: the loss of CycleGAN.
 
     .. math:: L = \sum_b L_{\text{GAN}}(D_a; a, F(b)) + L_{\text{GAN}}(D_b; b, G(a))
@@ -92,10 +91,6 @@ class CycleConsistency(Objective):
     True
     """
 
-    descends = False
-    ignores_constants = True
-    step: Tensor
-
     def __init__(
         self,
         critic_a: nn.Module,
@@ -122,23 +117,13 @@ class CycleConsistency(Objective):
         self.cycle = cycle
         self.identity = identity
         self.distance = absolute_distance if distance is None else distance
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-
-    def prepare(self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any) -> None:
-        """Runs the critics once.
-
-        Their lazy parameters come into being, and shapes are checked before training.
-        """
-        run_once(self, model, guide, batch)
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
         real = self._sets(batch)
-        cycle = at_step(self.cycle, self.step, self.training)
-        identity = at_step(self.identity, self.step, self.training)
-        if self.training and (callable(self.cycle) or callable(self.identity)):
-            self.step.add_(1)
+        weights = (self.cycle, self.identity)
+        cycle, identity = all_at_next_step(weights, self.step, self.training)
         fake = self._translated(model, real)
         count = len(real.a)
         loss = real.a.new_zeros(())

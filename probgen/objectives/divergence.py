@@ -14,6 +14,7 @@ from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 
 from probgen.core.recording import log_prob, score_function
+from probgen.core.sums import scaled
 
 # A Delta's divergence leaves its log density out, a mask's need not be a tensor, transforms are
 # compared by value.
@@ -63,7 +64,7 @@ def divergence(site: dict[str, Any], prior: dict[str, Any] | None, ordered: bool
     score = parts.score_function
     if path is not log_q:  # the expected gradient of what is left out is zero
         log_q = log_q.detach() + (path - path.detach() if torch.is_tensor(path) else path)
-    entries = scale_and_mask(log_q, site["scale"], site["mask"])
+    entries = scaled(log_q, site["scale"], site["mask"])
     entries = entries if prior is None else entries - log_prob(prior)
     return Cost(
         site,
@@ -99,7 +100,7 @@ def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, in
         return None
     split = len(shape) - batch
     return (
-        scale_and_mask(divergence, _by_dim(scale, split), _by_dim(mask, split)),
+        scaled(divergence, _by_dim(scale, split), _by_dim(mask, split)),
         q.event_shape.numel(),
     )
 

@@ -19,7 +19,7 @@ from probgen.core.penalty import is_penalty
 from probgen.core.recording import RecordedSites, log_prob, record_sites, score_function
 from probgen.core.runtime import PARTICLES, MultiFrameTensor, isolated
 from probgen.core.sites import Sites
-from probgen.core.sums import sum_of
+from probgen.core.sums import scaled, sum_of
 from probgen.objectives.base import Objective, check_pair
 from probgen.objectives.baselines import Baselines, Signal, baseline_of
 from probgen.objectives.divergence import Cost, divergence
@@ -176,8 +176,10 @@ class ELBO(Objective):
             check_pair(run.model, run.guide, "bound", "ELBO")
             self._check_named(run)
             estimates.append(self._estimate(run, beta))
-        loss = sum(estimate.loss for estimate in estimates)
-        loss = loss + self.baselines([estimate.signals for estimate in estimates], self.particles)
+        loss = sum_of(estimate.loss for estimate in estimates)
+        if any(estimate.signals for estimate in estimates):
+            signals = [estimate.signals for estimate in estimates]
+            loss = loss + self.baselines(signals, self.particles)
         if noting():
             self._note([estimate.parts for estimate in estimates], beta)
         return loss if self.particles == 1 else loss / self.particles
@@ -207,14 +209,14 @@ class ELBO(Objective):
             allowance = self._allowance(name)
             costs.append(self._free(cost, allowance) if allowance else cost)
         sums = [cost.sum() for cost in costs]
-        loss = sum(
-            scale_and_mask(value, cost.weight) for cost, value in zip(costs, sums, strict=True)
-        )
+        weighted = zip(costs, sums, strict=True)
+        terms = [scaled(value, cost.weight) for cost, value in weighted]
         parts = _parts(costs, sums, len(alone)) if noting() and run.guide else {}
         for name, site in penalties.items():
             paid = log_prob(site).sum()
-            loss = loss + paid
+            terms.append(paid)
             parts |= {name: paid.detach()} if noting() else {}
+        loss = sum_of(terms) if terms else torch.zeros(())
         return Estimate(loss, _signals(costs), parts)
 
     def _allowance(self, name: str) -> float:

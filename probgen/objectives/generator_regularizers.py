@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.sums import sum_of
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.samples import LatentDraw
@@ -51,7 +52,7 @@ class GeneratorRegularizer(Protocol):
         """The penalty, row by row ``(B,)``, or of all rows together ``()``."""
 
 
-class PathLength(nn.Module):
+class PathLength(Recorded, nn.Module):
     r"""Path length regularization: a step of the latents moves x as far everywhere.
 
     .. math:: \lambda \big(\lVert J_z^\top y \rVert - a\big)^2, \qquad J_z = \partial x / \partial z,

@@ -52,7 +52,7 @@ class Hybrid(Objective):
     >>> from probgen.models.joint_energy import JointEnergyModel
     >>> from probgen.objectives.contrastive import ContrastiveDivergence
     >>> gen = JointEnergyModel(torch.nn.Linear(2, 3), (2,))
-    >>> loss = Hybrid(ContrastiveDivergence(5))(gen.model, gen.guide)(torch.zeros(4, 2), torch.ones(4, 1))
+    >>> loss = Hybrid(ContrastiveDivergence(5))(gen.model, gen.guide)(torch.zeros(4, 2), torch.ones(4))
     >>> loss.shape
     torch.Size([])
     """

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.program import Program
 from probgen.objectives.schedules import WeightSchedule, at_step
 
 Now = Callable[[Tensor], Tensor]
 
 
-class Frozen(nn.Module):
+class Frozen(Recorded, nn.Module):
     """A module held fixed: a teacher, a pretrained classifier, the features of a perceptual loss.
 
     A copy, made now and in eval mode for good. Gradients pass through it to what it is called with,
@@ -81,7 +82,7 @@ class Frozen(nn.Module):
         return type(self.module).__name__
 
 
-class Average(nn.Module):
+class Average(Recorded, nn.Module):
     r"""An exponential moving average of the parameters of another module, as a module.
 
     A target network, a mean teacher, the averaged generator of a game: what it is called with goes

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.objectives.schedules import WeightSchedule, at_next_step
 
 
@@ -127,7 +128,7 @@ class R2:
         return self.gamma / 2 * _squared(played.critic, played.fake, played.fake_scores)
 
 
-class Scheduled(nn.Module):
+class Scheduled(Recorded, nn.Module):
     r"""A regularizer whose weight changes with the step: :math:`w_t R`.
 
     A schedule is a function of tensors, and steps with it are compiled as others are.
@@ -159,7 +160,7 @@ class Scheduled(nn.Module):
         return at_next_step(self.weight, self.step, self.training) * self.regularizer(played)
 
 
-class Lazy(nn.Module):
+class Lazy(Recorded, nn.Module):
     r"""Lazy regularization: a regularizer at every k-th step, with k times its weight.
 
     What looks at a step count is not compiled; in eval mode each call counts once.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -84,7 +84,19 @@ def at_next_step(weight: float | WeightSchedule, step: Tensor, training: bool) -
     >>> at_next_step(linear_warmup(4), step, True), step
     (tensor(0.7500), tensor(4))
     """
-    now = at_step(weight, step, training)
-    if training and callable(weight):
+    return all_at_next_step([weight], step, training)[0] if callable(weight) else weight
+
+
+def all_at_next_step(
+    weights: Sequence[float | WeightSchedule], step: Tensor, training: bool
+) -> list[float | Tensor]:
+    """The same of several weights at one step, which is counted where any depends on it.
+
+    >>> step = torch.tensor(3)
+    >>> all_at_next_step([2.0, linear_warmup(4)], step, True), step
+    ([2.0, tensor(0.7500)], tensor(4))
+    """
+    now = [at_step(weight, step, training) for weight in weights]
+    if training and any(callable(weight) for weight in weights):
         step.add_(1)
     return now

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.objectives.generator_regularizers import GeneratorRound, sensitivity
 
 
-class ContextSpread(nn.Module):
+class ContextSpread(Recorded, nn.Module):
     r"""How diverse the data of a condition are, between 0 and 1.
 
     .. math:: s(c) = \frac{1}{D} \sum_d \operatorname{std}(x_d \mid c) \Big/ \max_{c'} \ldots
@@ -111,7 +112,7 @@ def _of_nearest(
     return context, torch.cat(spread)
 
 
-class SelectiveDiversity(nn.Module):
+class SelectiveDiversity(Recorded, nn.Module):
     r"""Selective diversity increase: other latents make other draws where the data are diverse.
 
     .. math:: \lambda\, s(c) \Big(\frac{\lVert f(x) - f(x') \rVert_1}{\lVert z - z' \rVert_1}

@@ -1,11 +1,12 @@
 """One loop for every model and objective, its record, and states on disk."""
 
-from probgen.train.checkpoint import CheckpointError, load, save
+from probgen.train.checkpoint import CheckpointError
 from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning, History
 from probgen.train.labeled import Labeled
 from probgen.train.pairs import Pairs
 from probgen.train.run import NonFiniteLoss, Run
+from probgen.train.saved import load, save
 from probgen.train.stages import Stage
 from probgen.train.unpaired import Unpaired
 

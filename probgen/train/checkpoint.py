@@ -22,8 +22,6 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from probgen.core import checks
-from probgen.core.turns import in_turn
 from probgen.train.files import Held, content_of, held, replace
 
 if TYPE_CHECKING:
@@ -202,40 +200,6 @@ def _checksum(tensors: dict[str, Tensor]) -> int:
         total = zlib.crc32(name.encode(), total)
         total = zlib.crc32(value.view(torch.uint8).numpy().data, total) if value.numel() else total
     return total
-
-
-@in_turn
-def save(module: nn.Module, path: str | os.PathLike) -> None:
-    """Saves the parameters and buffers of a module.
-
-    >>> import tempfile, os
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(nn.Linear(2, 1), os.path.join(folder, "linear.safetensors"))
-    ...     _ = load(nn.Linear(2, 1), os.path.join(folder, "linear.safetensors"))
-    """
-    checks.instance(nn.Module, module=module)
-    checks.path(path=path)
-    write(path, module.state_dict(), {"class": type(module).__name__})
-
-
-@in_turn
-def load(module: nn.Module, path: str | os.PathLike) -> nn.Module:
-    """Loads parameters and buffers into a module of the same structure.
-
-    And returns it in eval mode.
-
-    A training checkpoint of :func:`probgen.fit` serves as well: the model is the one that ``fit``
-    leaves behind when it ends there (the best state where it was told to have ``patience``, else
-    averaged weights where it has them). Raises :class:`CheckpointError` naming the entries that are
-    missing, unexpected or of another shape; the module is untouched then.
-    """
-    checks.instance(nn.Module, module=module)
-    checks.path(path=path)
-    tensors, metadata = read(path)
-    if "cursor" in metadata:
-        tensors = left_behind(tensors, metadata)
-    load_into(module, tensors, path)
-    return module.eval()
 
 
 def left_behind(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> dict[str, Tensor]:

@@ -93,7 +93,8 @@ class History:
         for (kind, name), values in zip(series, numbers, strict=True):
             _extend(getattr(self, kind).setdefault(name, []), values, steps)
         for own in (*self.parts.values(), *self.weights.values()):
-            _extend(own, (), steps)
+            if len(own) < steps:
+                _extend(own, (), steps)
 
     def add_learning_rates(self, rates: Sequence[Sequence[float]]) -> None:
         """Those of the last steps, group by group; NaN of earlier steps that nobody knows."""
@@ -152,7 +153,8 @@ class History:
 
 def _extend(own: list[float], values: Sequence[float], steps: int) -> None:
     """Adds the values of the last of so many steps, NaN of those before that are missing."""
-    own.extend([math.nan] * (steps - len(values) - len(own)))
+    if missing := steps - len(values) - len(own):
+        own.extend([math.nan] * missing)
     own.extend(values)
 
 

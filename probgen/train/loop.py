@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from probgen.core.contexts import settled
 from probgen.core.turns import lent, offer
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.compiled.policy import Engine
@@ -110,7 +112,9 @@ def train(
     bar = tqdm(total=plan.steps, initial=run.step, disable=shown, unit=" steps")
     with run.signals:
         try:
-            _steps(run, plan, engine, bar, callbacks)
+            # nobody changes what the families are made of, unless callbacks do
+            with nullcontext() if callbacks else settled(run.module):
+                _steps(run, plan, engine, bar, callbacks)
         except KeyboardInterrupt:
             run.history.stopped = INTERRUPTED
         finally:
@@ -133,6 +137,7 @@ def _steps(
     began = time.perf_counter()
     before = run.history.seconds
     first = run.step
+    run.history.groups = run.groups()
     run.module.train()
     if plan.owes(run):
         run.validate(plan.validation)
@@ -144,8 +149,9 @@ def _steps(
         run.history.seconds = before + time.perf_counter() - began
         _look(run, run.watch is not None and run.step >= run.watch.until)
         _after_step(run, plan, engine, run.source.epoch != epoch, callbacks)
-        bar.update(run.step - step)
-        bar.set_postfix_str(run.history.last_loss(), refresh=False)
+        if not bar.disable:
+            bar.update(run.step - step)
+            bar.set_postfix_str(run.history.last_loss(), refresh=False)
         offer()
         run.signals.deliver()
     _look(run, run.step > first)

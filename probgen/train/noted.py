@@ -33,6 +33,12 @@ def numbers_of(parts: LossParts, rows: float) -> list[Tensor]:
     return [*values, *(weight.double() for weight in given)]
 
 
+def read_numbers(parts: LossParts, rows: float) -> list[float]:
+    """The values of :func:`numbers_of`, of a step whose loss is known already."""
+    values = [part.value.item() / rows for part in parts.values()]
+    return values + [float(part.weight) for part in parts.values() if part.is_weighted]
+
+
 # -- on disk
 
 

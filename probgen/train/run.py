@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.loss_parts import LossParts, noted_parts
+from probgen.core.missing import complete
 from probgen.core.module import GenerativeModel
 from probgen.core.private_torch import foreach_lerp_, foreach_norm
+from probgen.core.rows import tensors_of
 from probgen.core.runtime import local_parameters
 from probgen.core.sums import sum_of
 from probgen.objectives.parts import Average
@@ -23,17 +25,20 @@ from probgen.train import state
 from probgen.train.autopsy import Autopsy
 from probgen.train.data import Selection, Source
 from probgen.train.history import INTERRUPTED, History
-from probgen.train.noted import Series, numbers_of, series_of
+from probgen.train.noted import Series, numbers_of, read_numbers, series_of
 from probgen.train.rehearsal import RowScale
 from probgen.train.rows import Batch
 from probgen.train.settings import asked_of, check_steps
 from probgen.train.signals import Signals
 from probgen.train.stages import Standing
 from probgen.train.transaction import Buffers
-from probgen.train.watch import GradientWatch, check_depends, check_reached
+from probgen.train.watch import GradientWatch, check_depends, check_reached, stands_alone
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+NARROW = {torch.float16, torch.bfloat16}  # precisions in which no norm is summed
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -96,6 +101,9 @@ class Run:
         self.clip = clip
         self.decay = ema
         self.loss, self.optimizer = fabric.setup(loss, optimizer)
+        self._called = self.plain if stands_alone(fabric) else self.loss
+        self.world = fabric.world_size
+        self.on_cpu = fabric.device.type == "cpu"
         self.parameters = [p for p in loss.parameters() if p.requires_grad]
         self._stated = len(getattr(gen, "statements", ()))
         self.average: list[Tensor] | None = None
@@ -147,21 +155,31 @@ class Run:
         And the parts of the loss: as numbers, and as they were noted.
         """
         batch = self.fetch(selection)
-        share = rows / self.fabric.world_size
-        with noted_parts() as parts:
-            index = self.source.index(selection)
-            value = self.per_row(batch, share, index=index, weights=self.source.scales(selection))
+        share = rows / self.world
+        source = self.source
+        with noted_parts() as parts, complete(self._complete(batch, selection)):
+            index = source.index(selection)
+            value = self.per_row(batch, share, index=index, weights=source.scales(selection))
         check_depends(value)
         self._adopt()
-        self.optimizer.zero_grad(set_to_none=True)
+        trained = self.trained()
+        for parameter in trained:
+            parameter.grad = None
         self.fabric.backward(value)
-        norm = self._clip()
-        numbers = numbers_of(parts, share)
-        noted = torch.stack(numbers) if numbers else torch.empty(0)
-        if self.fabric.world_size > 1:
-            value = self._mean(value.detach())
-            noted = self._mean(noted) if parts else noted
-        return [value.item(), norm.item(), *noted.tolist()], parts
+        norm = self._clip(trained)
+        if self.world == 1:
+            return [value.item(), norm.item(), *read_numbers(parts, share)], parts
+        value = self._mean(value.detach())
+        noted = self._mean(torch.stack(numbers_of(parts, share))).tolist() if parts else []
+        return [value.item(), norm.item(), *noted], parts
+
+    def _complete(self, batch: Batch, selection: Selection) -> Iterable[Tensor]:
+        """The tensors of a batch, where the data have no missing values."""
+        return () if self.source.missing(selection) else tensors_of(batch)
+
+    def trained(self) -> list[Tensor]:
+        """The parameters that the optimizer has."""
+        return [p for group in self.optimizer.optimizer.param_groups for p in group["params"]]
 
     def _mean(self, value: Tensor) -> Tensor:
         """The mean over all processes."""
@@ -189,7 +207,7 @@ class Run:
     def fetch(self, selection: Selection) -> Batch:
         """The batch of a selection, on the device."""
         batch = self.source.batch(selection)
-        return batch if self.fabric.device.type == "cpu" else self.fabric.to_device(batch)
+        return batch if self.on_cpu else self.fabric.to_device(batch)
 
     def check(self, result: list[float], selection: Selection) -> None:
         """Raises :class:`NonFiniteLoss` unless loss and gradient norm of a step are finite."""
@@ -213,28 +231,29 @@ class Run:
         self.history.add(losses, norms)
         self.history.add_parts(series, numbers)
         self.history.add_learning_rates(rates)
-        self.history.groups = self.groups()
+        if len(rates) != len(self.history.groups):  # a callback has added some
+            self.history.groups = self.groups()
 
     def rates(self) -> list[float]:
         """The learning rate of each parameter group."""
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
+        return [float(group["lr"]) for group in self.optimizer.optimizer.param_groups]
 
     def groups(self) -> list[str]:
         """The name of each parameter group: that of a player, or its number."""
         groups = self.optimizer.param_groups
         return [str(group.get("name", index)) for index, group in enumerate(groups)]
 
-    @torch.no_grad()
     def update(self) -> None:
         """Moves the parameters along the gradients that they hold."""
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        if self.average is not None:
-            decay: Any = self.decay
-            self._move(self.average, newest(decay, self.averaged_steps + 1))
-        for follower in self.followers:
-            follower.follow()
+        with torch.no_grad():
+            self.optimizer.step()
+            if self.scheduler is not None:
+                self.scheduler.step()
+            if self.average is not None:
+                decay: Any = self.decay
+                self._move(self.average, newest(decay, self.averaged_steps + 1))
+            for follower in self.followers:
+                follower.follow()
 
     def _move(self, average: list[Tensor], weight: float) -> None:
         """The averages with the newest weights in them."""
@@ -283,10 +302,10 @@ class Run:
         total = self.source.total or own
         scaled = RowScale(plate, own, total, weights, self.source.totals)
         with local_parameters(), scaled, self.rows_of(plate, self.source.rows or own, index):
-            return (loss or self.loss)(*batch) / (rows or own)
+            return (loss or self._called)(*batch) / (rows or own)
 
     def plain(self, *batch: Any) -> Tensor:
-        """The loss in Fabric's precision.
+        """The loss in Fabric's precision, of this process alone.
 
         Fabric's own call of it asks for a backward pass of Fabric's.
         """
@@ -298,18 +317,20 @@ class Run:
         """The number of rows in a batch."""
         return self.source.layout.like(batch).count(batch)
 
-    def _clip(self) -> Tensor:
+    def _clip(self, trained: Sequence[Tensor]) -> Tensor:
         if self.clip is not None:
             norm: Any = self.fabric.clip_gradients(
                 self.loss, self.optimizer, max_norm=self.clip, error_if_nonfinite=False
             )
             return norm
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         reached = [p.grad for p in trained if p.grad is not None]
         check_reached(reached)
         norms = foreach_norm(reached)
-        kind = _wide(norms)
-        return torch.linalg.vector_norm(torch.stack([norm.to(kind) for norm in norms]))
+        kinds = {norm.dtype for norm in norms}
+        if len(kinds) > 1 or kinds <= NARROW:
+            kind = functools.reduce(torch.promote_types, kinds, torch.float32)
+            norms = [norm.to(kind) for norm in norms]
+        return torch.linalg.vector_norm(torch.stack(norms))
 
     def _failure(self, loss: float, norm: float, selection: Selection) -> NonFiniteLoss:
         self.history.stopped = "the loss was not finite"
@@ -441,11 +462,6 @@ def newest(decay: float, steps: int) -> float:
     (1.0, 0.5)
     """
     return (1 - decay) / (1 - decay**steps)
-
-
-def _wide(values: Sequence[Tensor]) -> torch.dtype:
-    """The precision of the most precise one, at least single."""
-    return functools.reduce(torch.promote_types, (value.dtype for value in values), torch.float32)
 
 
 def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:

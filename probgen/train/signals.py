@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -78,14 +77,22 @@ class Signals:
             self._waiting = [kept for kept in self._waiting if kept[0] != number]
             handler(number, frame)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> _Held:
         """Nothing gets in between, however often it is asked for."""
-        self._held += 1
-        try:
-            yield
-        finally:
-            self._held -= 1
+        return _Held(self)
+
+
+class _Held:
+    """The block in which signals are held."""
+
+    def __init__(self, signals: Signals):
+        self.signals = signals
+
+    def __enter__(self) -> None:
+        self.signals._held += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.signals._held -= 1
 
 
 def _pass_on(handler: Handler, number: int, frame: FrameType | None) -> None:

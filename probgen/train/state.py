@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from probgen.core.description import Description, describe
 from probgen.train import checkpoint as disk
 from probgen.train.history import FitWarning
 from probgen.train.legacy import upgraded
@@ -140,6 +141,12 @@ def _worthless(path: Path) -> bool:
     )
 
 
+def described_for(run: Run) -> Description:
+    """How the model is built; values that training does not change are not stored twice."""
+    gen: Any = run.gen
+    return describe(gen, dict(gen.named_buffers()))
+
+
 def write(run: Run, path: Path) -> None:
     """Writes the whole state from the first process; see :func:`probgen.train.checkpoint.write`."""
     history = run.history
@@ -153,6 +160,8 @@ def write(run: Run, path: Path) -> None:
     if "data" not in run.asked:
         run.asked["data"] = fingerprint(run.source)
     tensors |= run.standing.tensors()
+    calls, arguments = described_for(run)
+    tensors |= arguments
     entries = {
         "cursor": run.source.cursor(),
         "optimizer": optimizer_state(run),
@@ -169,6 +178,7 @@ def write(run: Run, path: Path) -> None:
         "since": run.since,
         "leaves": run.leaves(),
         "torch": torch.__version__,
+        "description": calls,
     }
     if run.fabric.is_global_zero:
         disk.write(path, tensors, metadata)

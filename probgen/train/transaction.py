@@ -87,7 +87,6 @@ class Buffers:
         self._seen: dict[int, tuple[Tensor, int]] = {}
         self._copies: dict[int, Tensor] = {}
 
-    @torch.no_grad()
     def remember(self) -> None:
         """Copies those that may have changed since the last time."""
         for index, (holder, name) in enumerate(self._places):
@@ -99,7 +98,7 @@ class Buffers:
             if seen is None or seen[0] is not value:
                 self._copies[index] = value.detach().clone()
             elif value.numel() <= SMALL or seen[1] != value._version:
-                self._copies[index].copy_(value)
+                self._copies[index].copy_(value.detach())
             self._seen[index] = value, value._version
 
     @torch.no_grad()

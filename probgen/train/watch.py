@@ -115,6 +115,13 @@ class GradientWatch:
                 return  # what fails in this mode tells nothing
 
 
+def stands_alone(fabric: Fabric) -> bool:
+    """Whether this process trains by itself, so that nothing of Fabric's is around the loss."""
+    from lightning_fabric.strategies import SingleDeviceStrategy
+
+    return isinstance(fabric.strategy, SingleDeviceStrategy)
+
+
 def holds_gradients(fabric: Fabric) -> bool:
     """Whether each process holds the whole gradient of each parameter."""
     from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy

@@ -121,7 +121,7 @@ def folder_of_files() -> tempfile.TemporaryDirectory:
     """A folder with what some of the good calls read."""
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name)
-    probgen.save(GOOD["load"]()["module"], path / "saved")
+    probgen.save(GOOD["load"]()["into"], path / "saved")
     text = 'network n { } variable a { type discrete [ 2 ] { "x", "y" }; } '
     (path / "network.bif").write_text(text + "probability ( a ) { table 0.5, 0.5; }")
     _write_mnist(path / "mnist.npz")

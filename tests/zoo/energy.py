@@ -67,8 +67,8 @@ def classifier() -> JointEnergyModel:
 
 def labeled() -> tuple:
     """Rows and labels, some of them not known."""
-    label = torch.randint(4, (6, 1)).float()
-    return torch.randn(6, 3), label.masked_fill(torch.arange(6)[:, None] == 2, torch.nan)
+    label = torch.randint(4, (6,)).float()
+    return torch.randn(6, 3), label.masked_fill(torch.arange(6) == 2, torch.nan)
 
 
 def buffered() -> ContrastiveDivergence:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.distributions.diffusion.predictions import Epsilon, Prediction
 from probgen.distributions.diffusion.process import at, refuse_missing, table_path, wide
 from probgen.distributions.diffusion.schedules import TabulatedSchedule
@@ -19,7 +20,7 @@ from probgen.distributions.diffusion.times import NoiseSchedule
 from probgen.samplers.reverse import Grid
 
 
-class AdditiveNoise(nn.Module, ABC):
+class AdditiveNoise(Recorded, nn.Module, ABC):
     r"""A fading datum plus noise of mean 0 and variance 1, at the times 1 / T, ..., 1.
 
     .. math:: z_t = \alpha_t x + \sigma_t \epsilon_t, \qquad \bar\alpha_t = \alpha_t^2 = 1 - \sigma_t^2

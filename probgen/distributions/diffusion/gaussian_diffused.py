@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.distributions.denoised import DenoisedPair
 from probgen.distributions.diffusion.bound import (
     divergences,
     integrated_error,
@@ -139,21 +140,18 @@ class GaussianDiffused(Diffused):
         add a share of the bound in which the mean has no gradient. The schedule is taken as it is:
         it gets no gradient.
         """
-        y = self._shown(self.reconstruction.embed(self.complete(x)))
-        t = self.times(y.shape[: y.ndim - len(self.event_shape)], self.process.schedule, y).detach()
-        process = replace(self.process, schedule=_Frozen(self.process.schedule))
-        num_times = process.num_times
-        if process.variance.learned:
-            t = ((t * num_times).floor().clamp(max=num_times - 1) + 1) / num_times
-        z = process.noised(y, torch.randn_like(y), t)
-        output = replace(self.denoiser, process=process).predict(z, t)
-        guess, raw = process.read(z, output, t)
-        loss = process.prediction.weight(*process.schedule(t)) * process.total((y - guess).square())
-        if raw is None:
-            return loss
-        s = ((t * num_times).round() - 1) / num_times
-        bound = process.total(divergences(process, y, guess.detach(), raw, t, s))
-        return loss + process.variance.share * num_times * bound
+        return self._denoised(x).loss
+
+    def denoised_pair(self, x: Tensor, other: GaussianDiffused) -> DenoisedPair:
+        """What this distribution and another one of the same process say of the same noised rows.
+
+        The loss is :meth:`denoising_loss`, with the same noise.
+        """
+        seen = self._denoised(x)
+        guess = replace(other.denoiser, process=seen.process).denoise(seen.z, seen.t)
+        unit = seen.process.wide(seen.weight.sqrt())
+        known = self.denoiser.known & other.denoiser.known
+        return DenoisedPair(seen.loss, unit * seen.guess, unit * guess, seen.t, known)
 
     def prior(self) -> dist.TorchDistribution:
         return self.process.prior(self.noise.mean)
@@ -223,6 +221,25 @@ class GaussianDiffused(Diffused):
         drawn = self._reconstructed(z, denoiser).sample().to(z.dtype)
         return torch.where(mask, x, drawn)
 
+    def _denoised(self, x: Tensor) -> _Denoised:
+        """Rows with noise of random times, what the network makes of them, and the simple loss."""
+        y = self._shown(self.reconstruction.embed(self.complete(x)))
+        t = self.times(y.shape[: y.ndim - len(self.event_shape)], self.process.schedule, y).detach()
+        process = replace(self.process, schedule=_Frozen(self.process.schedule))
+        num_times = process.num_times
+        if process.variance.learned:
+            t = ((t * num_times).floor().clamp(max=num_times - 1) + 1) / num_times
+        z = process.noised(y, torch.randn_like(y), t)
+        output = replace(self.denoiser, process=process).predict(z, t)
+        guess, raw = process.read(z, output, t)
+        weight = process.prediction.weight(*process.schedule(t))
+        loss = weight * process.total((y - guess).square())
+        if raw is not None:
+            s = ((t * num_times).round() - 1) / num_times
+            bound = process.total(divergences(process, y, guess.detach(), raw, t, s))
+            loss = loss + process.variance.share * num_times * bound
+        return _Denoised(process, z, t, guess, weight, loss)
+
     def _kept(self, x: Tensor, y: Tensor) -> Tensor:
         """log p(x | z_0), expected or at one draw of z_0, variable by variable."""
         end = torch.zeros_like(x[(0,) * x.ndim])
@@ -255,6 +272,17 @@ class GaussianDiffused(Diffused):
 
     def _end(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return self.process.levels(torch.zeros_like(like[(0,) * like.ndim]))
+
+
+class _Denoised(NamedTuple):
+    """One evaluation of the simple loss."""
+
+    process: GaussianNoise  # its schedule without gradients
+    z: Tensor
+    t: Tensor
+    guess: Tensor
+    weight: Tensor
+    loss: Tensor
 
 
 class _Frozen:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, register_kl
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.missing import values_are_known
 from probgen.distributions.diffusion.process import at, independent, refuse_missing, table_path
 from probgen.distributions.diffusion.tables import Shares, signal_shares, uniform_probabilities
@@ -52,7 +53,7 @@ def _kl_of_labels(q: LabelDistribution, p: LabelDistribution) -> Tensor:
     return (log_q.exp() * gap).sum(-1)
 
 
-class LabelNoise(nn.Module, ABC):
+class LabelNoise(Recorded, nn.Module, ABC):
     r"""Labels 0., ..., K - 1 of which the share :math:`\bar\alpha_t = \alpha_t^2` is left alone.
 
     Entries change independently, at the times 1 / T, ..., 1; time 0 is the datum itself. The output

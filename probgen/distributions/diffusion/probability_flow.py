@@ -16,6 +16,7 @@ from probgen.core import checks
 from probgen.core.missing import check_event
 from probgen.core.precision import of_own_precision
 from probgen.core.truncation import Truncation, tempered, truncated, using
+from probgen.distributions.denoised import DenoisedPair
 from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.diffusion.process import Denoiser, DiffusionPredictor
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction
@@ -93,6 +94,10 @@ class ReverseFlow(dist.TorchDistribution):
     def denoising_loss(self, x: Tensor) -> Tensor:
         """The simple loss of the diffusion: ``(*batch, *event) -> (*batch,)``."""
         return self.diffused.denoising_loss(x)
+
+    def denoised_pair(self, x: Tensor, other: ReverseFlow) -> DenoisedPair:
+        """What the diffusion and that of another flow say of the same noised rows."""
+        return self.diffused.denoised_pair(x, other.diffused)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:

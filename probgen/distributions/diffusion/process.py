@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.contexts import known_rows
 from probgen.core.missing import has_missing, values_are_known
 from probgen.distributions.guidance.rule import Rule
 from probgen.samplers.reverse import Grid
@@ -207,6 +208,11 @@ class Denoiser:
     def guided(self, rule: Rule | None) -> Denoiser:
         """The same network, guided by a rule."""
         return replace(self, guidance=rule)
+
+    @property
+    def known(self) -> Tensor:
+        """Of which rows the network is shown the context: ``(*batch,)``, or () for all."""
+        return known_rows(self.context, self.context_ndim)
 
     def predict(self, z: Tensor, t: Tensor) -> Tensor:
         """The prediction at a state: every bound and every sampler asks here."""

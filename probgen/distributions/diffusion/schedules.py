@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 
-class Schedule(nn.Module, ABC):
+class Schedule(Recorded, nn.Module, ABC):
     r"""Levels of signal and noise at times from 0 (data) to 1 (noise).
 
     ``schedule(t) -> (alpha, sigma)``.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 
 
 class Threshold(Protocol):
@@ -109,7 +110,7 @@ def _ends(
     return first, high if threshold.high is None else torch.as_tensor(threshold.high).to(high)
 
 
-class Limit(nn.Module):
+class Limit(Recorded, nn.Module):
     """A threshold with the range of the data, which it is shown in training.
 
     Before that there is no bound.

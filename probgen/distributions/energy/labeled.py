@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.given_labels import check_classes
 from probgen.distributions.energy.continuous import EnergyDistribution, TransitionKernel
 from probgen.distributions.gibbs import gibbs
 
@@ -28,7 +29,7 @@ class LabeledEnergy(EnergyDistribution):
     logits : callable
         f, ``(*lead, *event) -> (*lead, K)``.
     label : Tensor or None
-        y: ``(*batch,)`` numbers 0., ..., K - 1, NaN = not known; ``None``: none is.
+        y: ``(*batch,)`` numbers 0, ..., K - 1, NaN = not known; ``None``: none is.
     start, kernel, num_steps, options
         As in :class:`EnergyDistribution`.
 
@@ -76,6 +77,7 @@ def _chosen(values: Tensor, label: Tensor, otherwise: Tensor) -> Tensor:
 
     ``(*lead,)``.
     """
+    check_classes(label, values.shape[-1])
     label = label.expand(torch.broadcast_shapes(values.shape[:-1], label.shape))
     index = label.nan_to_num().long().unsqueeze(-1)
     return torch.where(

@@ -11,10 +11,11 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, NAMES, Column, examine
+from probgen.core.construction import Recorded
 from probgen.distributions.flows.bijection import Bijection
 
 
-class ColumnMaps(nn.Module):
+class ColumnMaps(Recorded, nn.Module):
     r"""Maps that bring columns to order one and close to normal, with their Jacobian.
 
     .. math:: y_d = \frac{f_d(x_d) - m_d}{s_d}, \qquad f_d(x) \in \Big\{x,\; \log x,\;

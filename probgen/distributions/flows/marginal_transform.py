@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.distributions.flows.bijection import Bijection
 
 
-class Gaussianized(nn.Module):
+class Gaussianized(Recorded, nn.Module):
     r"""The map :math:`\Phi^{-1}(F_d(x))` with the distribution function of a histogram.
 
     Standard normal marginals.

@@ -14,7 +14,9 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.contexts import known_rows
 from probgen.core.missing import check_event
+from probgen.distributions.denoised import DenoisedPair
 from probgen.distributions.flows.complete import refuse_incomplete
 from probgen.distributions.flows.couplings import Coupling
 from probgen.distributions.flows.flow import Pushforward
@@ -93,8 +95,11 @@ class Matching:
     Attributes
     ----------
     velocity : callable
-        The velocity in training, ``v(t, x)``: times ``(*batch,)`` and ``(*batch, *event)`` to
+        The velocity, ``v(context, t, x)``: times ``(*batch,)`` and ``(*batch, *event)`` to
         ``(*batch, *event)``.
+    shown : callable
+        What the network is shown of the contexts, called once for each loss: some are dropped in
+        training.
     path : Path
         Paths between data and base.
     coupling : Coupling
@@ -105,7 +110,8 @@ class Matching:
         What couplings know of the rows, ``(*batch, C)``.
     """
 
-    velocity: Callable[[Tensor, Tensor], Tensor]
+    velocity: Callable[[Any, Tensor, Tensor], Tensor]
+    shown: Callable[[], Any]
     path: Path
     coupling: Coupling
     times: Callable[[torch.Size, Any, Tensor], Tensor]
@@ -252,18 +258,37 @@ class MatchedFlow(Pushforward):
 
         ``(*batch, *event) -> (*batch,)``.
         """
+        return self._matched(x).loss
+
+    def denoised_pair(self, x: Tensor, other: MatchedFlow) -> DenoisedPair:
+        """The velocities of this flow and of another one along the same paths of rows x.
+
+        The loss is :meth:`denoising_loss`, with the same draws of the base.
+        """
+        matched = self._matched(x)
+        context = other.matching.shown()
+        velocity = other.matching.velocity(context, matched.t, matched.z)
+        ndim = self.predictor.context_ndim
+        known = known_rows(matched.context, ndim) & known_rows(context, ndim)
+        return DenoisedPair(matched.loss, matched.velocity, velocity, matched.t, known)
+
+    def _matched(self, x: Tensor) -> _Matched:
+        """States at random times of paths from rows to draws of the base, and their velocities."""
         check_event(x, self.event_shape)
         refuse_incomplete(x)
         ndim = len(self.event_shape)
         if x.shape[: x.ndim - ndim] != self.batch_shape:
             x = x.expand(broadcast_shape(x.shape, self.batch_shape + self.event_shape))
         lead = x.shape[: x.ndim - ndim]
-        z = self._paired(x, lead)
+        end = self._paired(x, lead)
         t = self.matching.times(lead, self.matching.path, x)
         levels = self.matching.path(t.reshape(*lead, *[1] * ndim))
-        velocity = self.matching.velocity(t, levels.data * x + levels.base * z)
-        wanted = levels.data_rate * x + levels.base_rate * z
-        return (velocity - wanted).square().flatten(-ndim).sum(-1)
+        context = self.matching.shown()
+        z = levels.data * x + levels.base * end
+        velocity = self.matching.velocity(context, t, z)
+        wanted = levels.data_rate * x + levels.base_rate * end
+        loss = (velocity - wanted).square().flatten(-ndim).sum(-1)
+        return _Matched(context, z, t, velocity, loss)
 
     def _paired(self, x: Tensor, lead: torch.Size) -> Tensor:
         """A draw of the base for every row, in the order that the coupling gives."""
@@ -274,6 +299,16 @@ class MatchedFlow(Pushforward):
                 context = context.expand(*lead, context.shape[-1]).reshape(-1, context.shape[-1])
             rows = x.reshape(-1, self.event_shape.numel()), z.reshape(-1, self.event_shape.numel())
             return self.matching.coupling(*rows, context).reshape(x.shape)
+
+
+class _Matched(NamedTuple):
+    """One evaluation of the loss."""
+
+    context: Any
+    z: Tensor
+    t: Tensor
+    velocity: Tensor
+    loss: Tensor
 
 
 @guided.register(MatchedFlow)

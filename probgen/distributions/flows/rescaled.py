@@ -18,7 +18,7 @@ from probgen.core.missing import check_event
 from probgen.core.truncation import Truncation, truncated, using
 from probgen.distributions.conditional import conditional
 from probgen.distributions.conditioned import Conditioned, no_closed_form
-from probgen.distributions.dequantized import denoising_loss_of
+from probgen.distributions.denoised import DenoisedPair, denoised_pair_of, denoising_loss_of
 from probgen.distributions.flows.bijection import Bijection
 from probgen.distributions.gibbs import gibbs
 
@@ -150,6 +150,13 @@ class Rescaled(BatchedDistribution):
         Raises ``TypeError`` if the base has none.
         """
         return denoising_loss_of(self.base_dist)(self.units(x))
+
+    def denoised_pair(self, x: Tensor, other: Rescaled) -> DenoisedPair:
+        """What the base distribution and that of another one say of noised rows, in its units.
+
+        Raises ``TypeError`` if they are not learned by denoising.
+        """
+        return denoised_pair_of(self.base_dist)(self.units(x), other.base_dist)
 
     def using(self, *arguments: Any, **options: Any) -> Rescaled:
         """With another way of sampling the base distribution, where it has several."""

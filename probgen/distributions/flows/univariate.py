@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.distributions.flows.bijection import (
     Bijection,
     ComposedTransform,
@@ -142,7 +143,7 @@ class Bernstein:
         return LinearTails(transforms.BoundedBernsteinTransform(raw), 5.0)
 
 
-class MonotonicNetwork(nn.Module):
+class MonotonicNetwork(Recorded, nn.Module):
     """Networks with positive weights, of the variable and of raw parameters as a signal.
 
     Inverse by bisection.
@@ -172,7 +173,7 @@ class MonotonicNetwork(nn.Module):
         )
 
 
-class MonotonicIntegral(nn.Module):
+class MonotonicIntegral(Recorded, nn.Module):
     r"""Integrals of positive networks, :math:`b + \int_0^x e^{g(u, r)} du`, inverse by bisection.
 
     Wehenkel, Louppe (2019), Unconstrained monotonic neural networks,

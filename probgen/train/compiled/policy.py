@@ -145,11 +145,13 @@ class Engine:
 
     def _promising(self, remaining: float) -> bool:
         """Whether enough is left to do, as far as the first steps tell."""
+        if self.eager:
+            return False
         resumed = not self.run.idle and any(
             state for state in self.run.optimizer.state.values()
         )  # then nothing is learnt from a first step
         needed = STEPS_WATCHED if not self.must else int(not resumed)
-        if self.eager or len(self.seconds) < needed:
+        if len(self.seconds) < needed:
             return False
         return self.must or repays(remaining * self._eager_seconds(), compiling(0))
 

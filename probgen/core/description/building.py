@@ -1,0 +1,148 @@
+"""From data to objects."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from probgen.core.description.names import MISSING, TRUSTED, NotDescribed, harmless, imported
+from probgen.core.description.reading import CONTAINERS, defaults
+from probgen.core.description.values import CONTAINED, Description, differences, form_of
+from probgen.core.description.writing import describe
+
+
+def build(described: Description, allow: Collection[Any] = ()) -> Any:
+    """Makes the calls of a description.
+
+    Parameters
+    ----------
+    described : Description
+        What :func:`describe` gave.
+    allow : collection of classes, functions and str
+        Code beyond probgen, torch and Pyro that it may call, itself or by names of packages.
+
+    Raises
+    ------
+    NotDescribed
+        For code that is not allowed, cannot be found, or refuses its arguments.
+
+    >>> build(describe(nn.Linear(2, 3, bias=False)))
+    Linear(in_features=2, out_features=3, bias=False)
+    """
+    return _Builder(described, allow).root()
+
+
+class _Builder:
+    """Makes nodes in their order."""
+
+    def __init__(self, described: Description, allow: Collection[Any]):
+        self.calls = described.calls
+        self.tensors = described.tensors
+        self.packages = tuple(each for each in allow if isinstance(each, str))
+        self.allowed = {_own_name(each): each for each in allow if not isinstance(each, str)}
+        self.made: list[Any] = []
+
+    def root(self) -> Any:
+        for node in self.calls["nodes"]:
+            self.made.append(self.call(node))
+        return self.value(self.calls["root"])
+
+    def call(self, node: Mapping[str, Any]) -> Any:
+        name = node["class"]
+        kind = self.named(name, built=True)
+        arguments = {key: self.value(each) for key, each in node["arguments"].items()}
+        arguments |= {
+            name: self.value(each)
+            for name, each in node.get("defaults", {}).items()
+            if self.changed(each, defaults(kind).get(name, MISSING))
+        }
+        try:
+            return _called(kind, arguments)
+        except Exception as error:
+            raise NotDescribed(
+                f"{name} refuses the arguments it was saved with: {error}"
+            ) from error
+
+    def changed(self, saved: Any, now: Any) -> bool:
+        """Whether a default was another one when the model was built."""
+        return bool(differences(self.calls | {"root": saved}, describe(now).calls))
+
+    def value(self, value: Any) -> Any:
+        kind = form_of(value)
+        if not kind:
+            return value
+        content = value[kind]
+        read: dict[str, Callable[[], Any]] = {
+            "node": lambda: self.made[content],
+            "tensor": lambda: self.tensors[content].clone(),
+            "array": lambda: self.tensors[content].numpy().copy(),
+            "numpy": lambda: content,
+            "size": lambda: torch.Size(content),
+            "dtype": lambda: getattr(torch, content),
+            "device": lambda: torch.device(content),
+            "name": lambda: self.named(content),
+            "method": lambda: getattr(self.value(value["of"]), content),
+            "dict": lambda: {self.value(key): self.value(each) for key, each in content},
+            "partial": lambda: self.partial(value),
+        }
+        if kind in CONTAINED:
+            return getattr(builtins, kind)(self.value(each) for each in content)
+        if kind not in read:
+            raise NotDescribed(str(content))
+        return read[kind]()
+
+    def partial(self, value: Mapping[str, Any]) -> Any:
+        keywords = {name: self.value(each) for name, each in value["keywords"].items()}
+        args = [self.value(each) for each in value["args"]]
+        return functools.partial(self.value(value["partial"]), *args, **keywords)
+
+    def named(self, name: str, built: bool = False) -> Any:
+        """A class or function by its name, where that may be used."""
+        if name in self.allowed:
+            return self.allowed[name]
+        root = name.split(".")[0]
+        own = root in TRUSTED
+        if not own and not any(
+            name == each or name.startswith(f"{each}.") for each in self.packages
+        ):
+            raise NotDescribed(
+                f"{name} is code beyond probgen, torch and Pyro; if you trust the file, allow it"
+            )
+        found = imported(name)
+        if own and not harmless(found, root, built):
+            raise NotDescribed(f"{name} is nothing that a model is built of")
+        return found
+
+
+def _own_name(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _called(kind: Any, arguments: dict[str, Any]) -> Any:
+    if kind in CONTAINERS:
+        parts = arguments[""]
+        return kind(*parts) if kind is nn.Sequential else kind(parts)
+    parameters = inspect.signature(kind.__init__ if inspect.isclass(kind) else kind).parameters
+    kinds = {name: parameters[name].kind for name in arguments if name in parameters}
+    in_a_row = inspect.Parameter.VAR_POSITIONAL in kinds.values()
+    args: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for name, value in arguments.items():
+        how = kinds.get(name)
+        if how is inspect.Parameter.VAR_POSITIONAL:
+            args += value
+        elif how is inspect.Parameter.VAR_KEYWORD:
+            keywords |= value
+        elif how is inspect.Parameter.POSITIONAL_ONLY or (
+            in_a_row and how is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        ):
+            args.append(value)
+        else:
+            keywords[name] = value
+    return kind(*args, **keywords)

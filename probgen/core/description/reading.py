@@ -1,0 +1,91 @@
+"""Arguments of objects that did not keep them, by attributes of the same names."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from typing import Any
+
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor, nn
+from torch.distributions.utils import lazy_property
+
+from probgen.core.description.names import BUILT, MISSING, OURS, THEIRS, NotDescribed
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# attributes that bear another name than the argument
+ALSO = {"base_distribution": "base_dist"}
+
+
+def read_arguments(value: Any) -> dict[str, Any]:
+    """Arguments of a constructor by attributes of the same names, where none were kept.
+
+    >>> read_arguments(nn.Conv2d(1, 2, 3))["kernel_size"]
+    (3, 3)
+    """
+    if type(value) in CONTAINERS:
+        return {"": dict(value.items()) if isinstance(value, nn.ModuleDict) else list(value)}
+    fields = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and fields:
+        return dict(zip(fields, value, strict=True))
+    theirs = type(value).__module__.split(".")[0] in (*THEIRS, OURS) and isinstance(value, BUILT)
+    ours = isinstance(value, nn.Module) and type(value).__module__.startswith(OURS)
+    if not dataclasses.is_dataclass(value) and (not theirs or ours):
+        name = type(value).__qualname__
+        raise NotDescribed(
+            f"a {name} does not tell its arguments; let its class inherit from Recorded"
+        )
+    try:
+        parameters = inspect.signature(type(value).__init__).parameters
+    except (TypeError, ValueError) as error:
+        raise NotDescribed(f"a {type(value).__name__} does not tell its arguments") from error
+    found = {}
+    for parameter in list(parameters.values())[1:]:
+        read = _read(value, parameter)
+        if read is not MISSING:
+            found[parameter.name] = read
+    return _one_parametrization(value, found)
+
+
+def _one_parametrization(value: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """Of probabilities and logits, say, those that were given: torch keeps the others beside them."""
+    several = [
+        name for name in found if isinstance(getattr(type(value), name, None), lazy_property)
+    ]
+    if len(several) < 2:
+        return found
+    given = getattr(value, "_param", None)
+    kept = next((name for name in several if found[name] is given), several[-1])
+    return {name: each for name, each in found.items() if name not in several or name == kept}
+
+
+def _read(value: Any, parameter: inspect.Parameter) -> Any:
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return MISSING
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return tuple(getattr(value, parameter.name, ()))
+    name = parameter.name
+    if isinstance(getattr(type(value), name, None), lazy_property):
+        return vars(value).get(name, MISSING)
+    read = (getattr(value, each, MISSING) for each in (name, f"_{name}", ALSO.get(name, name)))
+    found = next(
+        (each for each in read if not (each is MISSING or inspect.ismethod(each))), MISSING
+    )
+    if isinstance(value, AutoGuide) and isinstance(found, functools.partial):
+        return found.args[-1]  # the model in the handler that the guide has put around it
+    if isinstance(parameter.default, bool) and (found is None or isinstance(found, Tensor)):
+        return found is not None  # whether a layer has a bias
+    if found is MISSING and parameter.default is parameter.empty:
+        raise NotDescribed(f"a {type(value).__name__} does not keep its argument {name}")
+    return found
+
+
+def defaults(kind: Any) -> dict[str, Any]:
+    """Arguments that a constructor need not be given."""
+    parameters = inspect.signature(kind.__init__ if inspect.isclass(kind) else kind).parameters
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty
+    }

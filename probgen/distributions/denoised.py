@@ -1,0 +1,62 @@
+"""What two distributions that are learned by denoising say of the same noised rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyro.distributions as dist
+from torch import Tensor
+
+
+class DenoisedPair(NamedTuple):
+    r"""Two predictions at one state, in the unit in which the simple loss counts errors.
+
+    .. math:: L = |f - y|^2, \qquad f = \sqrt{w(t)}\, \hat x(z_t, t)
+
+    Attributes
+    ----------
+    loss : Tensor
+        The simple loss L of the first distribution, ``(*batch,)``.
+    own, other : Tensor
+        f of the first distribution and of the second one, ``(*batch, *event)``.
+    time : Tensor
+        t, from 0 (data) to 1 (noise), ``(*batch,)``.
+    known : Tensor
+        Whether the networks were shown the contexts of both, ``(*batch,)`` or ``()``.
+    """
+
+    loss: Tensor
+    own: Tensor
+    other: Tensor
+    time: Tensor
+    known: Tensor
+
+
+def denoising_loss_of(distribution: dist.TorchDistribution) -> Callable[[Tensor], Tensor]:
+    """The simple loss of a distribution that is learned by denoising.
+
+    Raises ``TypeError`` for others.
+    """
+    return _method(distribution, "denoising_loss")
+
+
+def denoised_pair_of(
+    distribution: dist.TorchDistribution,
+) -> Callable[[Tensor, Any], DenoisedPair]:
+    """The predictions of a distribution that is learned by denoising, beside those of another.
+
+    Raises ``TypeError`` for others.
+    """
+    return _method(distribution, "denoised_pair")
+
+
+def _method(distribution: dist.TorchDistribution, name: str) -> Any:
+    method = getattr(distribution, name, None)
+    if method is None:
+        raise TypeError(
+            "expected a distribution that is learned by denoising (a diffusion, flow matching), "
+            f"got {type(distribution).__name__}; "
+            "train it by ELBO()"
+        )
+    return method

@@ -1,0 +1,177 @@
+"""Models on disk: weights, and a description by which they are built again; data, never code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Collection, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from probgen.core import checks
+from probgen.core.description import (
+    Description,
+    NotDescribed,
+    build,
+    describe,
+    differences,
+    opaque_parts,
+)
+from probgen.core.turns import in_turn
+from probgen.train.checkpoint import CheckpointError, left_behind, load_into, read, write
+
+STATE = "state/"
+FEW = 5  # differences that a sentence lists
+
+
+@in_turn
+def save(model: nn.Module, path: str | os.PathLike) -> None:
+    """Saves a model: parameters, buffers, and what it was built with.
+
+    One safetensors file, written atomically. The description has classes and functions by their
+    public names and arguments as JSON and tensors, never code.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A family, or any module. Classes of your own are described if they inherit from
+        :class:`probgen.core.Recorded` before ``nn.Module``.
+    path : path
+        A file, by custom ``.safetensors``.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written, or for values that no file can hold; an earlier file at
+        ``path`` is left as it was.
+
+    Warns
+    -----
+    UserWarning
+        For a part that cannot be described (a lambda, a class that does not tell its arguments):
+        the weights are saved, and load only into a model that you build.
+
+    >>> import tempfile, os
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(nn.Linear(2, 1), os.path.join(folder, "linear.safetensors"))
+    ...     load(os.path.join(folder, "linear.safetensors"))
+    Linear(in_features=2, out_features=1, bias=True)
+    """
+    checks.instance(nn.Module, model=model)
+    checks.path(path=path)
+    state = model.state_dict()
+    calls, tensors = description_of(model, state)
+    opaque = opaque_parts(calls)
+    if opaque:
+        warnings.warn(
+            f"{path}: saved with a part that no file can describe ({opaque[0]}); load it into a "
+            "model that you build: pg.load(path, into=model)",
+            stacklevel=3,
+        )
+    write(path, state | tensors, {"class": type(model).__name__, "description": calls} | versions())
+
+
+def description_of(model: nn.Module, state: Mapping[str, Tensor]) -> Description:
+    """How a model is built; what it shares with its state is not stored twice."""
+    whole = {name: value for name, value in state.items() if not is_lazy(value)}
+    return describe(model, whole)
+
+
+def versions() -> dict[str, Any]:
+    """By what a file was written."""
+    found = {"torch": torch.__version__, "pyro": pyro.__version__}
+    with contextlib.suppress(PackageNotFoundError):  # a copy of the sources
+        found["probgen"] = version("probgen")
+    return {"versions": found}
+
+
+@in_turn
+def load(
+    path: str | os.PathLike,
+    into: nn.Module | None = None,
+    *,
+    allow: Collection[Any] = (),
+) -> nn.Module:
+    """Builds a saved model again, with its parameters and buffers, in eval mode.
+
+    A training checkpoint of :func:`probgen.fit` serves as well: the model is the one that ``fit``
+    leaves behind when it ends there (the best state where it was told to have ``patience``, else
+    averaged weights where it has them).
+
+    Parameters
+    ----------
+    path : path
+        A file of :func:`save`, or a checkpoint.
+    into : nn.Module, optional
+        A model that takes the values, built with the arguments that the saved one was built with;
+        it is the one that is returned.
+    allow : collection of classes, functions and str
+        Code of your own that the file may name and that may be called: classes and functions, or
+        names of packages. Allow what you trust: building a model calls it.
+
+    Raises
+    ------
+    CheckpointError
+        For missing, foreign or damaged files, code that is not allowed, and a model ``into`` that
+        was built otherwise (classes, arguments, names and shapes); it is untouched then.
+    """
+    checks.path(path=path)
+    checks.instance(nn.Module, **checks.given(into=into))
+    tensors, metadata = read(path)
+    calls = metadata.get("description")
+    state = left_behind(tensors, metadata) if "cursor" in metadata else dict(tensors)
+    given = {name: state.pop(name) for name in list(state) if name.startswith("argument/")}
+    given |= {name: value for name, value in tensors.items() if name.startswith("argument/")}
+    if into is not None:
+        _check_same(path, calls, into)
+        load_into(into, state, path)
+        return into.eval()
+    if calls is None:
+        raise CheckpointError(
+            f"expected a file that says how its model is built, got weights alone in {path}; build "
+            "the model and pass it: pg.load(path, into=model)"
+        )
+    given |= {STATE + name: value for name, value in state.items()}
+    with torch.random.fork_rng():
+        try:
+            model = build(Description(calls, given), allow)
+        except NotDescribed as error:
+            raise CheckpointError(
+                f"cannot build the model of {path}: {error}; {_advice(error)}"
+            ) from error
+    _take_precision(model, state)
+    load_into(model, state, path)
+    return model.eval()
+
+
+def _advice(error: NotDescribed) -> str:
+    into = "pg.load(path, into=model)"
+    if "allow" in str(error):
+        return f"pg.load(path, allow=[...]) with that class or function, or {into}"
+    return f"build it yourself: {into}"
+
+
+def _check_same(path: str | os.PathLike, saved: dict[str, Any] | None, into: nn.Module) -> None:
+    """Refuses a model that was built with other arguments than the saved one."""
+    if saved is None:
+        return
+    found = differences(saved, describe(into).calls)
+    if found:
+        raise CheckpointError(
+            f"{path} belongs to another model ({'; '.join(found[:FEW])}); build the model with the "
+            "arguments that it was saved with, or let pg.load(path) build it"
+        )
+
+
+def _take_precision(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Parameters and buffers in the precision in which they were saved."""
+    for name, value in model.state_dict(keep_vars=True).items():
+        saved = state.get(name)
+        if saved is not None and not is_lazy(value) and saved.dtype != value.dtype:
+            value.data = value.data.to(saved.dtype)
