@@ -78,7 +78,6 @@ PARTS: dict[str, list[Change]] = {
         (passes, "hoist_broadcasts", unchanged),
         (nuts_nutpie, "hoist_broadcasts", unchanged),
     ],
-    "hoisting: in place": [(broadcast_hoisting, "_without_writes", NOTHING)],
     "hoisting: matrix-vector": [(broadcast_hoisting, "RULES", without_rules("mv"))],
     "hoisting: running sums": [(broadcast_hoisting, "RULES", without_rules("cumsum", "cumprod"))],
     "mask indices": [(passes, "index_masks", unchanged), (nuts_nutpie, "index_masks", unchanged)],

@@ -24,13 +24,7 @@ from torch import Tensor, fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from probgen.compile.tracing import Recording
-from probgen.core.private_torch import (
-    is_operation,
-    makes_its_own,
-    not_in_place,
-    operation_of,
-    parameters_of,
-)
+from probgen.core.private_torch import is_operation, operation_of, parameters_of
 
 aten = torch.ops.aten
 LARGE = 8192  # rows or columns of a matrix from which its product with a vector is worth a call
@@ -61,7 +55,6 @@ def hoist_broadcasts(recording: Recording, *examples: Tensor) -> Recording:
     (['arg0_1', 'exp', 'sum_dim_int_list', 'mul_tensor', 'output'], tensor(1000.))
     """
     recording.graph.graph.eliminate_dead_code()
-    _without_writes(recording.graph.graph)
     try:
         FakeTensorProp(recording.graph).propagate(*examples, *recording.closed_over)
     except Exception:  # what it raises differs from one operation to the other
@@ -138,21 +131,6 @@ def written(graph: fx.Graph) -> set[fx.Node]:
             family[source] |= family[node]
             family |= dict.fromkeys(family[source], family[source])
     return {node for start in changed for node in family[start]}
-
-
-def _without_writes(graph: fx.Graph) -> None:
-    """Pointwise operations in place on what nobody else will read become ones that are not in place."""
-    done: set[fx.Node] = set()
-    for node in graph.nodes:
-        done.add(node)
-        if not is_operation(node) or not {torch.Tag.inplace, torch.Tag.pointwise} <= set(
-            node.target.tags
-        ):
-            continue
-        source = node.args[0]
-        users = [user for user in source.users if user is not node]
-        if makes_its_own(source) and all(user in done and makes_its_own(user) for user in users):
-            node.target = not_in_place(node)
 
 
 HoistingRule = Callable[[_Thinning, fx.Node], Any]

@@ -96,20 +96,6 @@ def parameters_of(node: fx.Node) -> Sequence[Any]:
     return operation_of(node)._schema.arguments
 
 
-def makes_its_own(node: fx.Node) -> bool:
-    """Whether the result of a node is new memory."""
-    if not is_operation(node):
-        return False
-    return not any(part.alias_info for part in operation_of(node)._schema.returns)
-
-
-def not_in_place(node: fx.Node) -> Callable[..., Any]:
-    """The operation that computes what one in place does: ``exp`` for ``exp_``."""
-    target = operation_of(node)
-    name = target.overloadpacket.__name__.removesuffix("_")
-    return getattr(getattr(torch.ops.aten, name), target._overloadname)
-
-
 def operation_named(name: str) -> Callable[..., Any]:
     """The operation whose text is given, such as ``aten.exp.default``."""
     found: Any = torch.ops
