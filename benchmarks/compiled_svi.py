@@ -5,11 +5,11 @@ Probgen compiled beside probgen eager, Pyro, NumPyro and torch.
 Every peer has the same model, guide, Adam, learning rate, float32 data and mini-batches. Peers take
 turns, each going on where it stopped; the first turn compiles and is not counted, the table gives
 medians over the others. Steps of probgen's compiled peers leave out `History.compile_seconds`,
-given apart: from an empty cache (first turn) and again (later turns find inductor's cache). NumPyro
-is measured in both its ways: `SVI.update` jitted and called step by step, its results fetched once
-at the end of a turn, and one jitted `lax.scan` over the steps of a turn; "first" is what its first
-turn takes longer than the others. Losses per row of the last turn's second half show that all fit
-the same.
+given apart: from empty caches (first turn) and again (later turns find probgen's and inductor's).
+NumPyro is measured in both its ways: `SVI.update` jitted and called step by step, its results
+fetched once at the end of a turn, and one jitted `lax.scan` over the steps of a turn; "first" is
+what its first turn takes longer than the others. Losses per row of the last turn's second half show
+that all fit the same.
 
     python benchmarks/compiled_svi.py --rounds 5
     python benchmarks/compiled_svi.py --models schools mixture --threads 1 --json results.jsonl
@@ -214,7 +214,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # empty: the first compilation is a cold one
+        for cache in ("TORCHINDUCTOR_CACHE_DIR", "PROBGEN_CACHE"):
+            os.environ[cache] = folder  # empty: the first compilation is a cold one
         import torch
         from svi_models import PROBLEMS
         from svi_networks import NETWORKS

@@ -15,7 +15,8 @@ of them), batches, steps, learning rates and averages of the generator:
   the non-saturating game, nothing else PacGAN4        the same with packs of four rows R1
   the plain game with a penalty on real rows
 
-``--plain-critic`` leaves the Fourier features out: the critic is an MLP of the points.
+``--plain-critic`` leaves the Fourier features out: the critic is an MLP of the points, by default
+of smooth units and of points eight times as large (``--enlarge``), at a rate of 0.003.
 
 Published for PacGAN4 on the grid (Lin et al. 2018): 24.8 of 25 modes, 93.6 % of high quality.
 Measured, five seeds: relativistic 25.00 ± 0.00 modes and 97.37 ± 0.32 % on the grid, 8.00 ± 0.00
@@ -23,8 +24,8 @@ and 97.21 ± 0.99 % on the ring; plain 2.00 ± 1.41 modes and 99.02 ± 1.41 %, 1
 54.50 %.
 
     OMP_NUM_THREADS=1 python benchmarks/gan_modes.py --recipes relativistic plain
-    OMP_NUM_THREADS=1 python benchmarks/gan_modes.py --plain-critic --recipes annealed --lr 5e-3 \
-        --data "grid of 25" --seeds 2
+    OMP_NUM_THREADS=1 python benchmarks/gan_modes.py --plain-critic --recipes annealed \
+        --data "grid of 25" --seeds 3 --steps 10000
 """
 
 from __future__ import annotations
@@ -88,6 +89,21 @@ RECIPES = {
 }
 
 
+class Enlarged(nn.Module):
+    """Points so many times as large, ``(B, D) -> (B, D)``.
+
+    What is narrow against the whole is wider against the scale on which a network begins; a
+    penalty of the slope at the points themselves weighs the same.
+    """
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
 class Fourier(nn.Module):
     """Points beside waves of them, ``(B, D) -> (B, D + 2 K)``.
 
@@ -114,9 +130,11 @@ def train(
     unit = x.std()
     (rows, objective), width = RECIPES[recipe], options.width
     gan = GAN(MLP(NOISE, [width] * 3, 2, nn.ReLU), standard_normal(NOISE))
-    waves = nn.Identity() if options.plain_critic else Fourier(2 * rows)
-    inputs = 2 * rows + 128 * (not options.plain_critic)
-    critic = nn.Sequential(waves, MLP(inputs, [width] * 3, 1, partial(nn.LeakyReLU, 0.2)))
+    if options.plain_critic:
+        critic = nn.Sequential(Enlarged(options.enlarge), MLP(2 * rows, [width] * 3, 1, nn.SiLU))
+    else:
+        leaky = partial(nn.LeakyReLU, 0.2)
+        critic = nn.Sequential(Fourier(2 * rows), MLP(2 * rows + 128, [width] * 3, 1, leaky))
     if recipe == "annealed":
         falling = geometric(options.steps, 0.1, 0.001)
         penalties = [Scheduled(R1(1.0), falling), Scheduled(R2(1.0), falling)]
@@ -154,12 +172,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, help="default: 1e-3, with --plain-critic 3e-3")
     parser.add_argument("--plain-critic", action="store_true")
+    parser.add_argument("--enlarge", type=float, default=8.0, help="what a plain critic sees")
     parser.add_argument("--eager", dest="compile", action="store_false")
     parser.add_argument("--data", nargs="*", default=list(DATA), choices=list(DATA))
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     options = parser.parse_args()
+    options.lr = options.lr or (3e-3 if options.plain_critic else 1e-3)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     began = time.process_time()

@@ -137,7 +137,7 @@ def grouped_rows() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def logistic(x: Tensor, group: Tensor, y: Tensor, total: int | None = None) -> None:
-    """Varying intercepts, non-centerd."""
+    """Varying intercepts, non-centered."""
     slopes = pyro.sample("slopes", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
     spread = pyro.sample("spread", dist.HalfNormal(1.0))

@@ -147,7 +147,6 @@ def test_the_row_and_entry_of_the_data_are_named(case, mode):
     assert text.count(" = ") == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["normal"])
 def test_compiled_steps_name_the_same_row(case, replayed):
     make, data, entry = cases()[case]

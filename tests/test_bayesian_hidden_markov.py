@@ -99,7 +99,6 @@ def test_every_emission_has_the_density_of_its_distribution():
     torch.testing.assert_close(poisson_emission(scales).log_prob(x), expected)
 
 
-@pytest.mark.slow
 def test_missing_steps_are_imputed_exactly_under_each_draw_of_the_globals():
     gen = poisson().start_at(
         {"rates": torch.tensor([[1.0], [50.0]]), "transitions": 0.98 * torch.eye(2) + 0.01},

@@ -276,7 +276,6 @@ def test_a_neural_conditional_of_labels_is_a_table():
     assert torch.allclose(both[2], by_parts, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_gradients_find_what_em_finds():
     torch.manual_seed(0)
     x = holes(network()().sample((200,)), 0.2).float()

@@ -214,7 +214,6 @@ def _write_often(file, mark):
         cache.write_sealed(file, mark * 50_000)
 
 
-@pytest.mark.slow
 def test_processes_that_write_the_same_file_never_mix(sealed):
     context = multiprocessing.get_context("fork")
     processes = [

@@ -355,7 +355,6 @@ def test_compiled_draws_are_those_of_the_program():
     assert_close(ours, plain)
 
 
-@pytest.mark.slow
 def test_draws_do_not_depend_on_compiling_where_chunks_are_chosen_by_memory(recorded):
     gen, batch = scored("enumerated, vectorized")
     ours, plain = both(posterior, gen, *batch, draws=50, discrete=True, memory=500)

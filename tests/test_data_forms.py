@@ -283,7 +283,6 @@ def test_rows_of_weight_zero_are_in_no_batch_and_others_as_often_as_they_weigh()
     torch.testing.assert_close(counts / counts.sum(), weights.double() / 4, atol=0.02, rtol=0)
 
 
-@pytest.mark.slow
 def test_a_side_may_be_a_tuple_whose_rows_stay_together():
     a = (torch.arange(6.0), torch.arange(6.0) * 10)
     source = as_source(Unpaired(a, torch.arange(9.0)), 4, seed=0)

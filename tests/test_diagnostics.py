@@ -161,8 +161,8 @@ def test_predictions_follow_their_own_draw_of_the_posterior():
         conjugate_mean(), torch.randn(400), draws=300, groups=["posterior", "posterior_predictive"]
     )
     means = values(found, "posterior_predictive", "y")[0].mean(1)
-    centerd = means - values(found, "posterior", "mu")[0]
-    assert abs(centerd.std() - 400**-0.5) < 0.01  # noise of 400 rows around that draw of mu
+    centered = means - values(found, "posterior", "mu")[0]
+    assert abs(centered.std() - 400**-0.5) < 0.01  # noise of 400 rows around that draw of mu
     assert groups(found) == ["posterior", "posterior_predictive"]
 
 

@@ -133,7 +133,6 @@ def test_a_generator_matches_its_data(measure):
     assert (draws.std(0) / x.std(0) - 1).abs().max() < 0.25
 
 
-@pytest.mark.slow
 def test_a_context_is_compared_with_the_rows():
     """x = c + noise: matching x alone would let the generator ignore c."""
     c = torch.randn(500, 1)

@@ -311,7 +311,6 @@ def test_score_function_gradients_equal_pyros_on_the_same_draws():
     assert_same(value_and_grads(ELBO(), gen, X[:, 0]), value_and_grads(Trace_ELBO(), gen, X[:, 0]))
 
 
-@pytest.mark.slow
 def test_other_particles_as_baseline_lower_the_variance():
     gen = Discrete()
 

@@ -117,7 +117,8 @@ def test_programs_train_on_minibatches():
             pyro.sample("y", dist.Normal(mu, 2.0), obs=y)
 
     gen = Program(model, AutoNormal(model))
-    fit(gen, y, steps=1500, batch_size=100, optimizer=adam(0.02), ema=0.99, seed=0)
+    options = {"ema": 0.99, "seed": 0, "compile": False, "verdict": False}
+    fit(gen, y, steps=800, batch_size=100, optimizer=adam(0.02), **options)
     precision = len(y) / 4 + 1 / 100
     assert gen._guide.locs.mu.item() == pytest.approx((y.sum() / 4 / precision).item(), abs=0.02)
     assert gen._guide.scales.mu.item() == pytest.approx(precision**-0.5, rel=0.15)
@@ -324,7 +325,6 @@ def test_history_plots(tmp_path):
     assert [len(line.get_xdata()) for line in ax.lines] == [4, 2]
 
 
-@pytest.mark.slow
 def test_mixed_precision_follows_full_precision():
     runs = []
     for precision in ("32-true", "bf16-mixed"):

@@ -329,7 +329,6 @@ def test_compiled_steps_agree(replayed):
     torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_a_flow_as_encoder_and_as_prior():
     """The bound is log p(x) on average where the encoder is the posterior.
 

@@ -148,13 +148,6 @@ def test_compiled_steps_are_the_same(kind, optimizer, replayed):
     assert_same(state(*graph), state(*eager), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_really_compiled_steps_are_the_same():
-    *eager, _ = run("mean teacher", normalized=True)
-    *graph, _ = run("mean teacher", normalized=True, compile=True)
-    assert_same(state(*graph), state(*eager), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.table(quick=1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("compile", [False, True])

@@ -116,7 +116,6 @@ def test_decoders_with_correlated_coordinates_are_conditioned():
     assert_moments(done.draws, conditional(gen.marginal(), X, ~X.isnan()), X)
 
 
-@pytest.mark.slow
 def test_variational_autoencoder_with_a_linear_decoder():
     """Heads, an encoder that is wide and was never trained.
 
@@ -152,7 +151,6 @@ class Layers(LatentVariableModel):
                 pyro.sample("z1", dist.Normal(0.7 * x.mT + 0.2 * z2, 0.5))
 
 
-@pytest.mark.slow
 def test_several_latents_and_inner_plates():
     x = torch.tensor([[2.0, NAN], [NAN, -1.0]])
     done = impute(Layers(), x, draws=3000, num_steps=60)

@@ -31,7 +31,7 @@ BELOW = {
     "diagnostics": {"core", "compile", "scoring", "infer"},
     "train": {"core", "compile", "objectives", "diagnostics"},
 }
-TOP = {"testing"}
+TOP = {"plot", "testing"}
 NAMESPACES = {  # lists of public names
     "flows",
     "diffusion",

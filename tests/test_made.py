@@ -215,7 +215,6 @@ def test_a_mixture_of_normals_is_the_weighted_sum_of_their_densities():
     )
 
 
-@pytest.mark.slow
 def test_fitting_finds_an_order_of_parity():
     """Four bits of even parity: 3 log 2 nats, which no product of pairs can reach."""
     x = torch.tensor([row for row in itertools.product([0.0, 1.0], repeat=4) if sum(row) % 2 == 0])

@@ -197,7 +197,6 @@ def test_pseudo_likelihood_is_the_sum_of_conditionals():
     assert torch.allclose(PseudoLikelihood()(gen.model, gen.guide)(x), -total.sum(), atol=1e-10)
 
 
-@pytest.mark.slow
 def test_pseudo_likelihood_recovers_the_coupling_of_a_wide_field():
     """Consistent: 60 exact draws of 8 x 8 spins, fitted without log Z."""
     torch.manual_seed(0)

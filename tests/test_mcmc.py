@@ -151,7 +151,6 @@ def test_seeds_make_chains_reproducible_and_leave_the_generator_alone():
     assert not torch.equal(*unseeded)
 
 
-@pytest.mark.slow
 def test_chains_start_where_told():
     def two_modes(x):
         mode = pyro.sample("mode", dist.Normal(torch.zeros(2), 100.0).to_event(1))

@@ -50,7 +50,6 @@ def test_what_is_made_from_a_batch_is_trained_and_moves():
     assert objective.bias.any()
 
 
-@pytest.mark.slow
 def test_compiled_chains_are_the_same(replayed):
     objectives, losses = (Remembering(), Remembering()), []
     for objective, compiled in zip(objectives, (False, True), strict=True):

@@ -179,11 +179,11 @@ def deep_states(machine):
     sizes = (machine.visible.shape.numel(), *machine.hidden)
     layers = states(sum(sizes)).split(sizes, -1)
     offsets = [machine.offset[: sizes[0]], machine.middle[: sizes[1]], machine.offset[sizes[0] :]]
-    centerd = [layer - offset for layer, offset in zip(layers, offsets, strict=True)]
+    centered = [layer - offset for layer, offset in zip(layers, offsets, strict=True)]
     total = layers[0] @ machine.raw
     for layer, bias in zip(layers[1:], machine.biases, strict=True):
         total = total + layer @ bias
-    for below, weight, above in zip(centerd[:-1], machine.weights, centerd[1:], strict=True):
+    for below, weight, above in zip(centered[:-1], machine.weights, centered[1:], strict=True):
         total = total + ((below @ weight) * above).sum(-1)
     constant = (
         offsets[0] @ machine.weights[0] @ offsets[1] + offsets[1] @ machine.weights[1] @ offsets[2]

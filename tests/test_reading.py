@@ -645,7 +645,6 @@ def test_nuts_keeps_shapes_takes_factors_and_the_precision_of_the_data():
     assert abs(chains.draws["mu"].mean().item() - mean_and_spread(y)[0]) < 0.12
 
 
-@pytest.mark.slow
 def test_discrete_sites_that_nobody_marked_are_summed_out_by_nuts():
     def model(x):
         weight = pyro.sample("weight", dist.Beta(2.0, 2.0))

@@ -91,7 +91,6 @@ def test_a_gaussian_gets_the_moments_of_the_data(objective):
     assert torch.allclose(distribution.stddev, x.std(0, correction=0), rtol=0.03)
 
 
-@pytest.mark.slow
 def test_denoising_gives_the_moments_of_the_noisy_data():
     x = torch.randn(300, 1) * 0.5
     gen = Gaussian(Constant(2))

@@ -395,7 +395,6 @@ def test_a_dropped_text_is_one_of_padding():
         assert torch.equal(seen[~lost], given[~lost])
 
 
-@pytest.mark.slow
 def test_tokens_stay_integers_in_any_precision():
     """In bfloat16 the number 257 is 256, another word."""
     net = TimeMLP(2, [8], context=TextEncoder(300, 1, 8, layers=1, heads=2))

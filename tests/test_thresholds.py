@@ -86,6 +86,7 @@ def test_scores_and_codes_do_not_know_of_thresholds(models):
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_range_is_that_of_the_training_data_and_is_saved(models):
     gen, x = models["noise"], ring(2000, 0)
     assert gen.limit.low == x.min() and gen.limit.high == x.max()

@@ -103,7 +103,6 @@ def test_frechet_standard_error_is_the_spread_over_samples():
     assert 0.9 < np.mean([each.interval[0] <= truth <= each.interval[1] for each in found]) <= 1.0
 
 
-@pytest.mark.slow
 def test_frechet_floor_is_what_one_distribution_gives():
     found = [frechet_distance(torch.randn(400, 5), torch.randn(300, 5)) for _ in range(100)]
     values, baselines = (

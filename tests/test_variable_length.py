@@ -314,7 +314,6 @@ def test_drawn_lengths_have_the_frequencies_that_were_learned():
     assert p_value(counts, lengths.bincount(minlength=9)[1:].double()) > 1e-3
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_hazards_of_states_are_found():
     """From draws of a model whose hazards are known.

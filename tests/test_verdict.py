@@ -142,7 +142,6 @@ def test_the_verdict_does_not_turn_with_the_seed_where_khat_is_below(width):
     assert all(re.search(r"k-hat -?\d\.\d\d ± 0\.\d\d for the whole", str(each)) for each in found)
 
 
-@pytest.mark.slow
 def test_nor_much_where_it_is_above():
     assert sum(each.ok for each in verdicts(0.05)) <= 3
 
@@ -275,7 +274,6 @@ def test_weights_that_rounding_swallows_are_not_known(place, known, by_row):
     assert known or not judged.ok
 
 
-@pytest.mark.slow
 def test_in_float64_the_same_weights_are_known():
     gen = far_off(1e4, 1.0, by_row=False)  # 5e7 nats, which float32 has to about 4
     with pytest.warns(RuntimeWarning, match="take float64"):

@@ -343,7 +343,6 @@ def test_local_latent_variables_count_as_their_rows(make):
     assert gen.statements["slope"].item() == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.slow
 def test_a_loop_over_rows_takes_their_weights():
     x = torch.tensor([0.0, 1.0, 5.0])
     weights = torch.tensor([1.0, 2.0, 1.0])

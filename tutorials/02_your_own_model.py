@@ -45,7 +45,7 @@ print(
 # ## Two models
 #
 # In the pooled model one line serves everybody. In the hierarchical one each age group has its own
-# intercept and slope, drawn around common ones (in the non-centerd form, which samplers and guides
+# intercept and slope, drawn around common ones (in the non-centered form, which samplers and guides
 # like better). The plate `"data"` tells what the rows are: mini-batches, pointwise log-likelihoods
 # and cross-validation all follow from it.
 
@@ -164,8 +164,8 @@ print(
 
 # %%
 def skewness(y):
-    centerd = y - y.mean(-1, keepdim=True)
-    return (centerd**3).mean(-1) / (centerd**2).mean(-1) ** 1.5
+    centered = y - y.mean(-1, keepdim=True)
+    return (centered**3).mean(-1) / (centered**2).mean(-1) ** 1.5
 
 
 check = pg.predictive_check(programs["hierarchical"], group, bmi, y, statistic=skewness, draws=300)

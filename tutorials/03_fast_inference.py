@@ -417,7 +417,7 @@ for values, color, label in [
     grid, density, *_ = az.kde(values.ravel())
     axes[2].fill_between(grid, density, color=color, alpha=0.5, lw=0, label=label)
 axes[2].legend()
-axes[2].set(title="Tumors, energy of the chains", xlabel="energy (nats), centerd", ylabel="density")
+axes[2].set(title="Tumors, energy of the chains", xlabel="energy (nats), centered", ylabel="density")
 print(
     f"tumors: BFMI of the chains {az.bfmi(energy).round(2)} (below 0.3 they would explore too "
     "slowly)"
@@ -484,7 +484,7 @@ for name, data in {**tumors_svi, "NUTS": tumors_nuts}.items():
 
 
 # %%
-def centerd(error, estimate=None):
+def centered(error, estimate=None):
     mean = pyro.sample("mean", dist.Normal(0.0, 0.5))
     spread = pyro.sample("spread", dist.HalfCauchy(0.5))
     with pyro.plate("school", 8):
@@ -502,7 +502,7 @@ def funnel(posterior):
 
 funnels = {}
 for name, guide in {"mean field": AutoNormal, "multivariate": AutoMultivariateNormal}.items():
-    gen = program(centerd, guide)
+    gen = program(centered, guide)
     pg.fit(gen, few, steps=600, optimizer=pg.train.adam(0.05), **quick)
     khat = float(pg.khat(gen, *few, particles=20000))
     funnels[f"{name}, k-hat {khat:.2f}"] = funnel(

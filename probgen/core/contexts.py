@@ -16,7 +16,7 @@ from probgen.core import checks
 from probgen.core.missing import has_missing, is_known_complete, values_are_known
 
 Kinds = dict[Any, bool]  # of contexts that a family takes: whether their values are looked at
-_settled: ContextVar[Mapping[int, Kinds]] = ContextVar("settled", default=MappingProxyType({}))
+_fixed: ContextVar[Mapping[int, Kinds]] = ContextVar("fixed families", default=MappingProxyType({}))
 WITHOUT = "leave it out, or take a family that is built with context={size}"
 
 
@@ -134,7 +134,7 @@ def received(family: Any, context: Any, how: str = "give one") -> Any:
     >>> received(MAF(3, context=2), torch.zeros(5, 2, dtype=torch.long)).dtype
     torch.float32
     """
-    kinds = _settled.get().get(id(family))
+    kinds = _fixed.get().get(id(family))
     if kinds is None or not (
         context is None or (isinstance(context, Tensor) and context.is_floating_point())
     ):
@@ -183,7 +183,7 @@ def _refuses_unknown(unknown: bool | None, size: int | None) -> bool:
 
 
 @contextmanager
-def settled(module: nn.Module) -> Iterator[None]:
+def fixed_families(module: nn.Module) -> Iterator[None]:
     """The families in a module stay what they are inside the block.
 
     What each of them declares is compared once with each kind of context that it gets, of a shape
@@ -192,16 +192,16 @@ def settled(module: nn.Module) -> Iterator[None]:
 
     >>> from probgen.heads import Gaussian
     >>> head = Gaussian(nn.Linear(3, 2))
-    >>> with settled(head):
+    >>> with fixed_families(head):
     ...     [received(head, torch.zeros(5, 3)).shape for _ in range(2)]
     [torch.Size([5, 3]), torch.Size([5, 3])]
     """
     parts = list(module.modules())  # kept, so that each has an identity of its own
-    token = _settled.set({id(part): {} for part in parts})
+    token = _fixed.set({id(part): {} for part in parts})
     try:
         yield
     finally:
-        _settled.reset(token)
+        _fixed.reset(token)
 
 
 def encoder_of(family: Any) -> Any:
@@ -415,9 +415,9 @@ def check_known(context: Tensor, ndim: int = 1) -> None:
     )
 
 
-def _has_unknown(context: Tensor) -> bool:
+def _has_unknown(context: Tensor | None) -> bool:
     """Whether a context that was given, and not computed, has NaN."""
-    if context.requires_grad or is_known_complete(context):
+    if context is None or context.requires_grad or is_known_complete(context):
         return False
     return values_are_known() and has_missing(context)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -30,8 +28,7 @@ LossParts = dict[str, LossPart]
 _NOTED: ContextVar[LossParts | None] = ContextVar("noted parts of a loss", default=None)
 
 
-@contextmanager
-def noted_parts() -> Iterator[LossParts]:
+def noted_parts() -> NotedParts:
     r"""Collects what losses inside the block note of their parts.
 
     .. math:: L = \sum_i w_i L_i
@@ -43,12 +40,19 @@ def noted_parts() -> Iterator[LossParts]:
     >>> parts
     {'kl': LossPart(value=tensor(2.), weight=0.5)}
     """
-    parts: LossParts = {}
-    token = _NOTED.set(parts)
-    try:
-        yield parts
-    finally:
-        _NOTED.reset(token)
+    return NotedParts()
+
+
+class NotedParts:
+    """The block of :func:`noted_parts`; a class, as each step of a run opens one."""
+
+    def __enter__(self) -> LossParts:
+        parts: LossParts = {}
+        self._token = _NOTED.set(parts)
+        return parts
+
+    def __exit__(self, *_: object) -> None:
+        _NOTED.reset(self._token)
 
 
 def noting() -> bool:

@@ -58,29 +58,31 @@ def values_are_known() -> bool:
     return _assumed.get() is None and not torch.compiler.is_compiling() and get_proxy_mode() is None
 
 
-@contextmanager
-def complete(tensors: Iterable[Tensor]) -> Iterator[None]:
+class Complete:
     """Tensors that are known to have no NaN, and are not looked at inside the block.
 
     A step of training knows it of its batch, from one look at all data. What is written to one of
     them in place makes it unknown again.
 
     >>> x = torch.ones(3)
-    >>> with complete([x]):
+    >>> with Complete([x]):
     ...     print(has_missing(x), has_missing(x.mul_(torch.nan)))
     False True
     """
-    # those of inference mode do not count what is written to them
-    known = {id(x): x._version for x in tensors if not x.is_inference()}
-    token = _complete.set(known)
-    try:
-        yield
-    finally:
-        _complete.reset(token)
+
+    def __init__(self, tensors: Iterable[Tensor]):
+        # those of inference mode do not count what is written to them
+        self._known = {id(x): x._version for x in tensors if not x.is_inference()}
+
+    def __enter__(self) -> None:
+        self._token = _complete.set(self._known)
+
+    def __exit__(self, *_: object) -> None:
+        _complete.reset(self._token)
 
 
 def is_known_complete(x: Tensor) -> bool:
-    """Whether :func:`complete` has said so of this very tensor."""
+    """Whether :class:`Complete` has said so of this very tensor."""
     known = _complete.get().get(id(x))
     return known is not None and known == x._version
 

@@ -5,7 +5,7 @@ Asked of the plate, never guessed from their position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -54,11 +54,14 @@ class RowLayout(NamedTuple):
 
     def map(self, function: Callable[[Tensor, int], Any], batch: Any) -> Any:
         """The arguments with ``function(tensor, dim)`` in place of those that are rows."""
-        flat = _is_flat(batch)
-        leaves, spec = (batch, None) if flat else pytree.tree_flatten(batch, is_leaf=is_leaf)
+        if _is_flat(batch):
+            return tuple(self._mapped(function, batch))
+        leaves, spec = pytree.tree_flatten(batch, is_leaf=is_leaf)
+        return pytree.tree_unflatten(self._mapped(function, leaves), spec)
+
+    def _mapped(self, function: Callable[[Tensor, int], Any], leaves: Sequence[Any]) -> list[Any]:
         pairs = zip(leaves, self.dims, strict=True)
-        mapped = [leaf if dim is None else function(leaf, dim) for leaf, dim in pairs]
-        return tuple(mapped) if flat else pytree.tree_unflatten(mapped, spec)
+        return [leaf if dim is None else function(leaf, dim) for leaf, dim in pairs]
 
     def take(self, batch: Any, index: Tensor | slice) -> Any:
         """Some rows of all arguments."""

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
 from probgen.core.missing import check_event, has_missing
+from probgen.core.sums import sum_of
 
 
 class _CodeVectors(constraints.Constraint):
@@ -71,10 +72,14 @@ class CodeDistribution(BatchedDistribution):
         if has_missing(x):
             raise ValueError("expected complete codes, got NaN (missing); draw them from the guide")
         *blocks, numbers = x.split(self.sizes, -1)
-        value = dist.Normal(self.loc, self.scale, validate_args=False).log_prob(numbers).sum(-1)
-        for block, logits in zip(blocks, self.logits, strict=True):
-            value = value + torch.where(block > 0, block * logits, 0.0).sum(-1)
-        return value
+        terms = [
+            torch.where(block > 0, block * logits, 0.0).sum(-1)
+            for block, logits in zip(blocks, self.logits, strict=True)
+        ]
+        if self.sizes[-1] or not terms:
+            normal = dist.Normal(self.loc, self.scale, validate_args=False)
+            terms.append(normal.log_prob(numbers).sum(-1))
+        return sum_of(terms)
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape)
@@ -85,11 +90,10 @@ class CodeDistribution(BatchedDistribution):
                 .sample(shape)
                 for logits in self.logits
             ]
-            number = (
-                self.loc.expand(*self.batch_shape, -1),
-                self.scale.expand(*self.batch_shape, -1),
-            )
-            return torch.cat([*parts, dist.Normal(*number, validate_args=False).sample(shape)], -1)
+            if self.sizes[-1] or not parts:
+                loc, scale = (each.expand(*self.batch_shape, -1) for each in (self.loc, self.scale))
+                parts.append(dist.Normal(loc, scale, validate_args=False).sample(shape))
+            return torch.cat(parts, -1)
 
     def probabilities(self) -> list[Tensor]:
         """Of the levels of each category: ``(*batch, levels)``."""

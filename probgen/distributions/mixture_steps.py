@@ -91,11 +91,11 @@ class Quadratic:
     def finish(self, rows: Tensor, first: Tensor, scatter: Tensor) -> tuple[Tensor, ...]:
         """From moments about the center to moments about the means."""
         outer = self.covariance.outer
-        centerd = first - rows[:, None] * self.shift
+        centered = first - rows[:, None] * self.shift
         noise = (
             _ROUNDING * torch.finfo(self.linear.dtype).eps * rows[:, None] * self.spread.square()
         )
-        return rows, centerd, scatter - outer(first, self.shift) - outer(self.shift, centerd), noise
+        return rows, centered, scatter - outer(first, self.shift) - outer(self.shift, centered), noise
 
 
 class Whitened:

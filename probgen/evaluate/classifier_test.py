@@ -15,7 +15,7 @@ from probgen.evaluate.result import TwoSample
 from probgen.evaluate.rows import (
     Z95,
     Features,
-    centerd,
+    centered,
     generator,
     raw,
     statistic_baseline,
@@ -96,7 +96,7 @@ def classifier_two_sample_test(
     found, units = compared(
         features, standardize, samples, real, reference, max_rows=max_rows, pooled=True
     )
-    found = centerd(found)
+    found = centered(found)
 
     def accuracies(one: Tensor, other: Tensor, count: int) -> Tensor:
         size = min(len(one), len(other))

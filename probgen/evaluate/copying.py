@@ -14,7 +14,7 @@ from probgen.evaluate.result import TwoSample
 from probgen.evaluate.rows import (
     MEMORY,
     Features,
-    centerd,
+    centered,
     distance_blocks,
     generator,
     interval,
@@ -100,7 +100,7 @@ def copying_test(
         features, standardize, samples, held_out, train, max_rows=max_rows
     )
     found = [x, rows, y]
-    moved_x, moved, moved_y = centerd(found)
+    moved_x, moved, moved_y = centered(found)
     centers = _means(moved, cells, seed)
     near = [
         _apart(x, rows, nearest(moved_x, moved, memory)),

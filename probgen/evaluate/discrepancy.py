@@ -24,7 +24,7 @@ from probgen.evaluate.rows import (
     Z95,
     Features,
     beyond,
-    centerd,
+    centered,
     chunk_rows,
     generator,
     interval,
@@ -229,7 +229,7 @@ def mmd_test(
     found, units = compared(
         features, standardize, samples, real, reference, max_rows=max_rows, pooled=True
     )
-    pair = centerd(found)
+    pair = centered(found)
     kernel = kernel or GaussianKernel.median(*pair[:2], seed=seed)
     return _permutation_test("MMD test", kernel, pair, permutations, splits, seed, memory, units)
 
@@ -265,7 +265,7 @@ def energy_test(
     found, units = compared(
         features, standardize, samples, real, reference, max_rows=max_rows, pooled=True
     )
-    pair = centerd(found)
+    pair = centered(found)
     return _permutation_test(
         "energy test", energy_kernel, pair, permutations, splits, seed, memory, units
     )

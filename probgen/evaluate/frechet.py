@@ -147,8 +147,8 @@ def _moments(rows: Tensor, max_rows: int) -> _Moments:
     )
     scatter = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.double)
     for part in rows.split(int(max_rows)):
-        centerd = part.double() - mean
-        scatter.addmm_(centerd.T, centerd)
+        centered = part.double() - mean
+        scatter.addmm_(centered.T, centered)
     return _Moments(mean, scatter / (len(rows) - 1))
 
 
@@ -203,8 +203,8 @@ def _influence(
     """Variance of the mean influence of the rows."""
     influence = []
     for part in rows.split(int(max_rows)):
-        centerd = part.double() - mean
+        centered = part.double() - mean
         influence.append(
-            centerd @ slope + centerd.square().sum(1) - (centerd @ transport * centerd).sum(1)
+            centered @ slope + centered.square().sum(1) - (centered @ transport * centered).sum(1)
         )
     return torch.cat(influence).var() / len(rows)

@@ -18,7 +18,7 @@ from probgen.evaluate.rows import (
     MEMORY,
     Features,
     baselines_of,
-    centerd,
+    centered,
     distance_blocks,
     interval,
     raw,
@@ -111,7 +111,7 @@ def precision_recall(
     checks.at_least(1, neighbors=neighbors)
     statistic = partial(_precision_recall, neighbors=neighbors, memory=memory)
     found, units = compared(features, standardize, samples, real, reference, max_rows=max_rows)
-    rows = centerd(found)
+    rows = centered(found)
     return PrecisionRecall(
         *_judged(("precision", "recall"), statistic, rows, splits, seed, (1.0, 1.0), units)
     )
@@ -156,7 +156,7 @@ def density_coverage(
     checks.at_least(1, neighbors=neighbors)
     statistic = partial(_density_coverage, neighbors=neighbors, memory=memory)
     found, units = compared(features, standardize, samples, real, reference, max_rows=max_rows)
-    rows = centerd(found)
+    rows = centered(found)
     return DensityCoverage(
         *_judged(("density", "coverage"), statistic, rows, splits, seed, (math.inf, 1.0), units)
     )

@@ -201,7 +201,7 @@ def distance_blocks(x: Tensor, y: Tensor, memory: int) -> Iterator[tuple[slice, 
         yield part, squared_distances(x[part], y)
 
 
-def centerd(rows: Sequence[Tensor]) -> list[Tensor]:
+def centered(rows: Sequence[Tensor]) -> list[Tensor]:
     """Samples in one precision, moved to the mean of the second.
 
     Where products of rows lose the fewest digits.

@@ -13,7 +13,7 @@ from probgen.evaluate.rows import (
     Features,
     baselines_of,
     beyond,
-    centerd,
+    centered,
     generator,
     interval,
     raw,
@@ -85,7 +85,7 @@ def sliced_wasserstein_distance(
     checks.within("[1, inf)", power=power)
     checks.at_least(1, projections=projections)
     found, units = compared(features, standardize, samples, real, reference, max_rows=max_rows)
-    found = centerd(found)
+    found = centered(found)
     x, y = found[:2]
     directions = torch.randn(x.shape[1], projections, generator=generator(seed)).to(x)
     directions = directions / directions.norm(dim=0)
@@ -243,7 +243,7 @@ def _transport(x: Tensor, y: Tensor, power: float) -> tuple[float, float]:
             "expected POT for the exact Wasserstein distance, got none; pip install POT, or use "
             "sliced_wasserstein_distance"
         ) from error
-    costs = squared_distances(*centerd([x.double(), y.double()])).pow(power / 2)
+    costs = squared_distances(*centered([x.double(), y.double()])).pow(power / 2)
     cost, log = ot.emd2([], [], costs.cpu().numpy(), log=True, numItermax=10_000_000)
     variance = sum(float(torch.as_tensor(log[name]).var()) / len(log[name]) for name in "uv")
     return float(cost), variance**0.5

@@ -93,6 +93,8 @@ class Head(DistributionModule):
                 "outputs to "
                 "head.width(number of variables)"
             )
+        if len(self.raw) == 1:
+            return MissingAware(self.distribution(values[None]), self.event_ndim)
         raw = values.unflatten(dim, (len(self.raw), -1)).movedim(dim - 1, 0)
         return MissingAware(self.distribution(raw), self.event_ndim)
 

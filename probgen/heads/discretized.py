@@ -76,11 +76,11 @@ class DiscretizedLogisticMixture(BatchedDistribution):
     def _log_masses(self, x: Tensor) -> Tensor:
         """Log mass of the bin around ``x`` under every component."""
         inverse_scale = (-self.log_scale).exp()
-        centerd = x - self.loc
+        centered = x - self.loc
         below = x <= 0
         above = x >= self.levels - 1
-        upper = torch.where(above, 0.0, logsigmoid((centerd + 0.5) * inverse_scale))
-        lower = torch.where(below, 0.0, logsigmoid((0.5 - centerd) * inverse_scale))
+        upper = torch.where(above, 0.0, logsigmoid((centered + 0.5) * inverse_scale))
+        lower = torch.where(below, 0.0, logsigmoid((0.5 - centered) * inverse_scale))
         width = torch.where(below | above, 0.0, (-torch.expm1(-inverse_scale)).log())
         return upper + lower + width
 

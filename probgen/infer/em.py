@@ -73,7 +73,7 @@ class SupportsEM(Protocol):
         In float64.
 
         The parameters still have the values under which ``expect`` computed the statistics, so
-        these may be relative to them (whitened or centerd by them, say), which keeps digits.
+        these may be relative to them (whitened or centered by them, say), which keeps digits.
 
         Raises
         ------

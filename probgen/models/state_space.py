@@ -37,7 +37,7 @@ class LinearGaussianStateSpace(DistributionModule):
     states : int
         Number k of state variables.
     dims : int
-        Number D of observed variables; centerd ones, since the model has no offset.
+        Number D of observed variables; centered ones, since the model has no offset.
     length : int
         Largest length T of a sequence.
     noise : type

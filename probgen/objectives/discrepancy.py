@@ -253,7 +253,7 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:
-    """Squared distances ``(n, m)`` by products, which lose little once the samples are centerd."""
+    """Squared distances ``(n, m)`` by products, which lose little once the samples are centered."""
     center = x.detach().mean(0)
     x = x - center
     y = y - center

@@ -117,12 +117,12 @@ def _bare(q: Any, p: Any) -> tuple[td.Distribution, td.Distribution, torch.Size]
     """
     shape = q.batch_shape
     while True:
-        if isinstance(q, ExpandedDistribution):
+        if _split_alike(q, p):
+            q, p, shape = q.base_dist, p.base_dist, q.base_dist.batch_shape
+        elif isinstance(q, ExpandedDistribution):
             q = q.base_dist
         elif isinstance(p, ExpandedDistribution):
             p = p.base_dist
-        elif _split_alike(q, p):
-            q, p, shape = q.base_dist, p.base_dist, q.base_dist.batch_shape
         else:
             return q, p, shape
 

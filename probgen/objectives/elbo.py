@@ -210,13 +210,13 @@ class ELBO(Objective):
             costs.append(self._free(cost, allowance) if allowance else cost)
         sums = [cost.sum() for cost in costs]
         weighted = zip(costs, sums, strict=True)
-        terms = [scaled(value, cost.weight) for cost, value in weighted]
+        charged = [scaled(value, cost.weight) for cost, value in weighted]
         parts = _parts(costs, sums, len(alone)) if noting() and run.guide else {}
         for name, site in penalties.items():
             paid = log_prob(site).sum()
-            terms.append(paid)
+            charged.append(paid)
             parts |= {name: paid.detach()} if noting() else {}
-        loss = sum_of(terms) if terms else torch.zeros(())
+        loss = sum_of(charged) if charged else torch.zeros(())
         return Estimate(loss, _signals(costs), parts)
 
     def _allowance(self, name: str) -> float:

@@ -55,7 +55,7 @@ class GradientPenalty:
     weight : float
         :math:`\lambda`.
     target : float
-        t; zero gives the zero-centerd penalty (Thanh-Tung, Tran, Venkatesh 2019).
+        t; zero gives the zero-centered penalty (Thanh-Tung, Tran, Venkatesh 2019).
 
     References
     ----------

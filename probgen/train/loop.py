@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from probgen.core.contexts import settled
+from probgen.core.contexts import fixed_families
 from probgen.core.turns import lent, offer
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.compiled.policy import Engine
@@ -113,7 +113,7 @@ def train(
     with run.signals:
         try:
             # nobody changes what the families are made of, unless callbacks do
-            with nullcontext() if callbacks else settled(run.module):
+            with nullcontext() if callbacks else fixed_families(run.module):
                 _steps(run, plan, engine, bar, callbacks)
         except KeyboardInterrupt:
             run.history.stopped = INTERRUPTED

@@ -67,7 +67,11 @@ class RowScale(Messenger):
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         stack = msg["cond_indep_stack"]
-        frame = next((frame for frame in stack if frame.name == self.plate), None)
+        frame = None
+        for around in stack:
+            if around.name == self.plate:
+                frame = around
+                break
         full = 0 if frame is None else frame.full_size or frame.size
         factor = (
             self.rows / (full or self.total) if full >= 0 else 1.0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core.loss_parts import LossParts, noted_parts
-from probgen.core.missing import complete
+from probgen.core.missing import Complete
 from probgen.core.module import GenerativeModel
 from probgen.core.private_torch import foreach_lerp_, foreach_norm
 from probgen.core.rows import tensors_of
@@ -157,7 +157,7 @@ class Run:
         batch = self.fetch(selection)
         share = rows / self.world
         source = self.source
-        with noted_parts() as parts, complete(self._complete(batch, selection)):
+        with noted_parts() as parts, Complete(self._complete(batch, selection)):
             index = source.index(selection)
             value = self.per_row(batch, share, index=index, weights=source.scales(selection))
         check_depends(value)
@@ -325,12 +325,12 @@ class Run:
             return norm
         reached = [p.grad for p in trained if p.grad is not None]
         check_reached(reached)
-        norms = foreach_norm(reached)
+        norms: Sequence[Tensor] = foreach_norm(reached)
         kinds = {norm.dtype for norm in norms}
         if len(kinds) > 1 or kinds <= NARROW:
             kind = functools.reduce(torch.promote_types, kinds, torch.float32)
             norms = [norm.to(kind) for norm in norms]
-        return torch.linalg.vector_norm(torch.stack(norms))
+        return torch.linalg.vector_norm(torch.stack(list(norms)))
 
     def _failure(self, loss: float, norm: float, selection: Selection) -> NonFiniteLoss:
         self.history.stopped = "the loss was not finite"

@@ -357,7 +357,7 @@ def module_with_data():
 
 
 def schools(y, sigma):
-    """A centerd hierarchy of one plate, small enough for every guide."""
+    """A centered hierarchy of one plate, small enough for every guide."""
     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
     tau = pyro.sample("tau", dist.LogNormal(1.0, 1.0))
     with pyro.plate("schools", len(y)):

@@ -286,14 +286,20 @@ class _Denoised(NamedTuple):
 
 
 class _Frozen:
-    """A schedule without gradients."""
+    """A schedule without gradients, which keeps its levels at the times that it was asked for last.
+
+    Noise, network and weight of one loss all ask for the same.
+    """
 
     def __init__(self, schedule: NoiseSchedule):
         self.schedule = schedule
+        self.last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = self.schedule(t)
-        return alpha.detach(), sigma.detach()
+        if self.last is None or self.last[0] is not t:
+            alpha, sigma = self.schedule(t)
+            self.last = t, (alpha.detach(), sigma.detach())
+        return self.last[1]
 
     def log_snr(self, t: Tensor) -> Tensor:
         return self.schedule.log_snr(t).detach()

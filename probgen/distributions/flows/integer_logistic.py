@@ -55,9 +55,9 @@ class IntegerLogisticMixture(BatchedDistribution):
         if self._validate_args:
             self._validate_sample(x)
         inverse_scale = (-self.log_scale).exp()
-        centerd = x[..., None] - self.loc
-        upper = logsigmoid((centerd + 0.5) * inverse_scale)
-        lower = logsigmoid((0.5 - centerd) * inverse_scale)
+        centered = x[..., None] - self.loc
+        upper = logsigmoid((centered + 0.5) * inverse_scale)
+        lower = logsigmoid((0.5 - centered) * inverse_scale)
         masses = upper + lower + (-torch.expm1(-inverse_scale)).log()
         return (self.logits.log_softmax(-1) + masses).logsumexp(-1)
 

@@ -1,0 +1,40 @@
+"""Pictures: functions that take models, draws and rows, and return Matplotlib axes.
+
+Each draws in the axes that it is given (``ax=``, or ``axes=`` where there are several), or in a
+figure of its own, and returns them: titles, limits and colors can be changed afterwards. Nothing is
+shown or saved, and no setting of Matplotlib is changed.
+"""
+
+from probgen.plot.images import images
+from probgen.plot.latents import embedding, interpolation, latent_map, reconstructions, traversal
+from probgen.plot.mixtures import components, memberships
+from probgen.plot.networks import graph
+from probgen.plot.planes import density, paths
+from probgen.plot.series import forecast, states
+from probgen.plot.tables import column_pairs, columns
+from probgen.plot.training import gradient_norms, learning_rates, loss_curve
+from probgen.plot.trust import khats, p_values, reliability
+
+__all__ = [
+    "column_pairs",
+    "columns",
+    "components",
+    "density",
+    "embedding",
+    "forecast",
+    "gradient_norms",
+    "graph",
+    "images",
+    "interpolation",
+    "khats",
+    "latent_map",
+    "learning_rates",
+    "loss_curve",
+    "memberships",
+    "p_values",
+    "paths",
+    "reconstructions",
+    "reliability",
+    "states",
+    "traversal",
+]
