@@ -352,8 +352,8 @@ def main() -> None:
         found = judged(gen, judge, words, asked, sizes, guidance, options.device)
         results[f"guidance {guidance:g}"] = found
         print(f"guidance {guidance:g}", json.dumps(found), flush=True)
-    if options.results is not None:
-        options.results.write_text(json.dumps(results, indent=1))
+        if options.results is not None:
+            options.results.write_text(json.dumps(results, indent=1))
     if options.pictures is not None:
         save_pictures(options.pictures, gen, words, options.guidance[-1], sizes, options.device)
 

@@ -159,6 +159,24 @@ def test_free_bits_for_a_site_that_is_not_there_are_refused() -> None:
         ELBO(free_bits={"z3": 0.1})(gen.model, gen.guide)(torch.zeros(2, 1))
 
 
+@pytest.mark.parametrize("combine", [None, precision_weighted], ids=["beside", "ladder"])
+def test_latents_reach_the_state_below_undamped(combine) -> None:
+    """A slope of 0.05, as of untrained layers alone, is not worth a latent's price."""
+    torch.manual_seed(0)
+    for level in Level.dense(9, [2, 4], width=32, combine=combine):
+        size = level.step.kept
+        inputs = level.step.net.inputs
+        slopes = torch.autograd.functional.jacobian(level.step, torch.randn(inputs))
+        assert slopes.shape[0] == 32
+        assert torch.linalg.svdvals(slopes[:, inputs - size :]).min() >= 1
+
+
+def test_states_without_room_for_a_latent_are_refused_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"got width=8 and latents=\[2, 8\]; give width=16"):
+        Level.dense(3, [2, 8], width=8)
+    assert len(Level.dense(3, [2, 8], width=16)) == 2
+
+
 @pytest.mark.slow
 def test_levels_of_vectors_learn_two_clusters() -> None:
     """Independent normal columns would score -4.24; the truth is about -1.16."""

@@ -21,7 +21,7 @@ from probgen.core.module import (
     standard_normal,
 )
 from probgen.heads import Gaussian
-from probgen.nn import MLP
+from probgen.nn import MLP, SkipConnection
 
 Combination = Callable[[Any, Any], dist.TorchDistribution]
 
@@ -77,6 +77,10 @@ class Level(Recorded, nn.Module):
     ) -> list[Level]:
         """Levels of vectors, with networks of two hidden layers.
 
+        The last entries of each state are the latent itself, so that priors and posteriors below,
+        and the decoder, see it undamped from the first step on. Through untrained layers alone its
+        signal is so weak that training gives it up.
+
         Parameters
         ----------
         inputs : int
@@ -84,12 +88,17 @@ class Level(Recorded, nn.Module):
         latents : sequence of int
             Sizes of the latents, from the top to the bottom.
         width : int
-            Size of the hidden layers, the features and the states; the decoder takes a vector of
-            this length (and the context).
+            Size of the hidden layers, the features and the states, larger than any latent; the
+            decoder takes a vector of this length (and the context).
         context : int
             Length of contexts.
         combine : callable, optional
             As for :class:`Level`.
+
+        Raises
+        ------
+        ValueError
+            If a latent leaves no room in the state.
 
         >>> len(Level.dense(64, [4, 16], width=32))
         2
@@ -97,6 +106,11 @@ class Level(Recorded, nn.Module):
         checks.at_least(1, inputs=inputs, width=width)
         checks.sizes(1, 1, latents=latents)
         checks.at_least(0, context=context)
+        if max(latents) >= width:
+            raise ValueError(
+                f"expected states wider than each latent, got width={width} and "
+                f"latents={list(latents)}; give width={2 * max(latents)}"
+            )
 
         def net(before: int, after: int) -> MLP:
             return MLP(before, [width, width], after, residual=True)
@@ -112,7 +126,8 @@ class Level(Recorded, nn.Module):
             shown = width + context + (0 if combine else above)
             posterior = Gaussian(net(shown, 2 * size))
             features = net(inputs if lowest else width, width)
-            levels.append(Level(prior, posterior, features, net(above + size, width), combine))
+            step = SkipConnection(net(above + size, width - size), kept=size)
+            levels.append(Level(prior, posterior, features, step, combine))
         return levels
 
 

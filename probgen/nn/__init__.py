@@ -1,7 +1,7 @@
 """Networks, plain torch modules; all accept any leading dims."""
 
 from probgen.nn.augment import Color, Cutout, Jitter, RandomAffine, Thickness, Translation
-from probgen.nn.basic import Constant, Standardize
+from probgen.nn.basic import Constant, SkipConnection, Standardize
 from probgen.nn.context_sequence import Pooled
 from probgen.nn.conv import ConvDecoder, ConvEncoder, ResidualBlock
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
@@ -52,6 +52,7 @@ __all__ = [
     "ResidualBlock",
     "SequenceEncoder",
     "SideBySide",
+    "SkipConnection",
     "Standardize",
     "StyleGenerator",
     "StyleTruncation",

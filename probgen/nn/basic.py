@@ -1,4 +1,4 @@
-"""Small building blocks: learned constants and fixed standardization."""
+"""Small building blocks: learned constants, fixed standardization, skip connections."""
 
 from __future__ import annotations
 
@@ -75,3 +75,44 @@ class Standardize(Recorded, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
+
+
+class SkipConnection(Recorded, nn.Module):
+    """What a network makes of its input, and a part of the input itself, side by side.
+
+    ``(*batch, D) -> (*batch, F + kept)``: the last ``kept`` entries pass undamped, however weak the
+    signal is that an untrained network carries.
+
+    Parameters
+    ----------
+    net : nn.Module
+        ``(*batch, D) -> (*batch, F)``.
+    kept : int
+        How many entries pass.
+
+    Raises
+    ------
+    ValueError
+        At the call, if the input has fewer entries.
+
+    Source: Huang, Liu, van der Maaten, Weinberger (2017), Densely connected convolutional networks,
+    https://arxiv.org/abs/1608.06993 (concatenation in place of a sum)
+
+    >>> SkipConnection(nn.Linear(3, 4), kept=2)(torch.tensor([[1.0, 2.0, 3.0]]))[:, 4:]
+    tensor([[2., 3.]], grad_fn=...)
+    """
+
+    def __init__(self, net: nn.Module, *, kept: int):
+        checks.network(net=net)
+        checks.at_least(1, kept=kept)
+        super().__init__()
+        self.net = net
+        self.kept = kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] < self.kept:
+            raise ValueError(
+                f"expected {self.kept} entries or more, got {tuple(x.shape)}; keep fewer: "
+                f"kept={x.shape[-1]}"
+            )
+        return torch.cat((self.net(x), x[..., x.shape[-1] - self.kept :]), -1)

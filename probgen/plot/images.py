@@ -11,7 +11,7 @@ import numpy as np
 
 from probgen.core import checks
 from probgen.core.keywords import explained
-from probgen.plot.canvas import axes_for, names_for, number_text, as_numbers
+from probgen.plot.canvas import as_numbers, axes_for, names_for, number_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

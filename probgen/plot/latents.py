@@ -24,11 +24,11 @@ from probgen.infer.given import guide_trace
 from probgen.infer.posterior import posterior, predictive
 from probgen.plot.canvas import (
     MAP,
+    as_numbers,
     axes_for,
     classes_of,
     colors_for,
     number_text,
-    as_numbers,
     open_frame,
 )
 from probgen.plot.images import images

@@ -15,11 +15,11 @@ from probgen.core.modes import infers
 from probgen.core.seeds import seeded
 from probgen.plot.canvas import (
     FAINT,
+    as_numbers,
     axes_for,
     classes_of,
     colors_for,
     names_for,
-    as_numbers,
     open_frame,
 )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.keywords import explained
-from probgen.plot.canvas import FIRST, axes_for, names_for, as_numbers
+from probgen.plot.canvas import FIRST, as_numbers, axes_for, names_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

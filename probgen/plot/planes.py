@@ -23,7 +23,7 @@ from probgen.distributions.diffusion.probability_flow import ReverseFlow
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.ode import ContinuousTransform, FixedSteps
 from probgen.distributions.guidance.rule import plain
-from probgen.plot.canvas import MAP, SECOND, axes_for, names_for, as_numbers, open_frame
+from probgen.plot.canvas import MAP, SECOND, as_numbers, axes_for, names_for, open_frame
 from probgen.sampling import sample
 from probgen.scoring import log_likelihood
 

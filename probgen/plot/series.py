@@ -13,10 +13,10 @@ from probgen.core import checks
 from probgen.core.keywords import explained
 from probgen.core.modes import inference_mode_of
 from probgen.plot.canvas import (
+    as_numbers,
     axes_for,
     colors_for,
     names_for,
-    as_numbers,
     open_frame,
     vector_of,
 )

@@ -13,7 +13,7 @@ import numpy as np
 from probgen.core import checks
 from probgen.core.conversion import has_named_columns
 from probgen.core.keywords import explained
-from probgen.plot.canvas import FIRST, SECOND, names_for, as_numbers, open_frame, several_axes
+from probgen.plot.canvas import FIRST, SECOND, as_numbers, names_for, open_frame, several_axes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.keywords import explained
-from probgen.plot.canvas import FIRST, SECOND, axes_for, as_numbers, open_frame, vector_of
+from probgen.plot.canvas import FIRST, SECOND, as_numbers, axes_for, open_frame, vector_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
