@@ -12,10 +12,25 @@ each class with the same noise and the same sampler as the plain prediction:
 - diversity within a context: mean distance of two draws of one class in those features, over that
   of two test images of the class (1: as diverse as the data).
 
+The diffusion once more by a predictor-corrector sampler of as many calls of the network.
+
+With 4,000 steps a model and 60 draws of each digit (10.6 minutes of one core); Fréchet distance /
+precision / recall / agreement / diversity, of training images 15.3 / 0.85 / 0.88 / 0.96 / 1.00:
+
+- diffusion, plain 16.3 / 0.85 / 0.92 / 0.94 / 1.06; classifier-free 1.5: 41.6 / 0.89 / 0.84 / 0.99 /
+  0.94; 3: 137 / 0.87 / 0.50 / 1.00 / 0.82;
+- diversity back at that weight: interval 44.1 / 0.90 / 0.75 / 1.00 / 0.88; annealed 25.9 / 0.85 /
+  0.80 / 0.97 / 0.96, which is the best here; repulsion 150 / 0.82 / 0.67 / 1.00 / 0.92;
+- classifier of data 17.1 / 0.85 / 0.93 / 0.99 / 1.02; autoguidance 2: 63.1 / 0.84 / 0.83 / 0.99 /
+  0.99, no gain over the plain prediction here but in agreement;
+- predictor-corrector, plain: 9.2 / 0.93 / 0.84 / 0.97 / 0.95.
+
+Flow matching ranks the rules alike. Distances are of 600 draws: small ones are not told apart.
+
 No number of another paper is comparable: other features, other size of images.
 
     python benchmarks/guidance_mnist.py --data DIR --train    # about 14 minutes a model, one core
-    python benchmarks/guidance_mnist.py --data DIR            # draws, the table
+    python benchmarks/guidance_mnist.py --data DIR --steps 4000 --draws 60   # the table above
     python benchmarks/guidance_mnist.py --data DIR --steps 5 --draws 4 --work /tmp/g  # does it run
 """
 

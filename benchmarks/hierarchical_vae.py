@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import vae_digits
 import vae_mnist
-from common import Deadline, command_line, kept, ranking
+from common import Deadline, adamw, command_line, kept, ranking
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -39,6 +39,13 @@ PUBLISHED = {
 }
 
 
+PIXELS = {  # how the VAE with a PixelCNN as decoder learns digits: as the PixelCNN alone
+    "batch_size": 50,
+    "optimizer": adamw(2e-3, weight_decay=1e-2, betas=(0.9, 0.99)),
+    "ema": 0.99,
+}
+
+
 class Body(nn.Module):
     """The layers of an encoder before its last one: ``(B, 1, H, W) -> (B, F)``."""
 
@@ -50,19 +57,6 @@ class Body(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, *x.shape[-3:])
         return self.layers(flat).unflatten(0, x.shape[:-3])
-
-
-class Reader(nn.Module):
-    """A state of any width as what a decoder reads: ``(*batch, W) -> (*batch, R, H, W)``."""
-
-    def __init__(self, width: int, latent: int, decoder: nn.Module):
-        super().__init__()
-        self.inputs = width
-        self.first = nn.Linear(width, latent)
-        self.decoder = decoder
-
-    def forward(self, state: Tensor) -> Tensor:
-        return self.decoder(self.first(state))
 
 
 def picture_of_digits(width: int, dropout: float = 0.3) -> nn.Sequential:
@@ -86,23 +80,29 @@ def picture_of_mnist(width: int, dropout: float = 0.05) -> nn.Sequential:
 
 
 def levels(body: Body, latents: list[int], width: int, ladder: bool) -> list[Level]:
-    """Dense levels above the body of a convolutional encoder; dropout here would cost latents."""
+    """Dense levels above the body of a convolutional encoder; dropout here would cost latents.
+
+    The state below a level is all latents so far, as they are: an untrained layer in between damps
+    them so much that training gives them up.
+    """
 
     def net(before: int, after: int) -> MLP:
         return MLP(before, [width], after)
 
     made = []
+    above = 0
     for number, size in enumerate(latents):
         lowest = number == len(latents) - 1
-        above = width if number else 0
-        prior: Any = Gaussian(net(width, 2 * size)) if number else pg.standard_normal(size)
+        prior: Any = pg.GaussianMixture(20, size, pg.distributions.Diagonal)
+        if number:
+            prior = Gaussian(net(above, 2 * size))
         features: nn.Module = nn.Sequential(net(width, width), nn.SiLU())
         if lowest:
             features = nn.Sequential(body, nn.Linear(body.size, width), nn.SiLU())
         posterior = Gaussian(net(width + (0 if ladder else above), 2 * size))
-        step = nn.Sequential(nn.Linear(above + size, width), nn.SiLU())
         combine = precision_weighted if ladder else None
-        made.append(Level(prior, posterior, features, step, combine))
+        made.append(Level(prior, posterior, features, nn.Identity(), combine))
+        above += size
     return made
 
 
@@ -132,14 +132,10 @@ def of_digits(name: str, rows: Tensor) -> Any:
             picture=picture_of_digits(32),
         )
         return pg.VAE(gen.prior, decoder, gen.encoder)
-    width = 128
+    latents = [8, vae_digits.LATENT]
     body = Body(vae_digits.Encoder(32, dropout=0.3))
-    stack = levels(body, [8, vae_digits.LATENT], width, ladder=name == "ladder")
-    reader = Reader(width, vae_digits.LATENT, gen.decoder.net)
-    head = DiscretizedLogisticMixture(
-        reader, levels=vae_digits.LEVELS, components=vae_digits.COMPONENTS, event_ndim=3
-    )
-    return pg.HierarchicalVAE(stack, head)
+    stack = levels(body, latents, 128, ladder=name == "ladder")
+    return pg.HierarchicalVAE(stack, vae_digits.likelihood(32, 0.3, sum(latents)))
 
 
 def of_mnist(name: str, rows: Tensor) -> Any:
@@ -167,12 +163,10 @@ def of_mnist(name: str, rows: Tensor) -> Any:
             picture=picture_of_mnist(32),
         )
         return pg.VAE(gen.prior, decoder, gen.encoder)
-    width = 256
-    body = Body(vae_mnist.Encoder(0.05))
-    stack = levels(body, [20, vae_mnist.LATENT], width, ladder=name == "ladder")
-    return pg.HierarchicalVAE(
-        stack, Bernoulli(Reader(width, vae_mnist.LATENT, gen.decoder.net), event_ndim=3)
-    )
+    latents = [20, vae_mnist.LATENT]
+    stack = levels(Body(vae_mnist.Encoder(0.05)), latents, 256, ladder=name == "ladder")
+    decoder = Bernoulli(vae_mnist.Decoder(0.05, sum(latents)), event_ndim=3)
+    return pg.HierarchicalVAE(stack, decoder)
 
 
 def digits(arguments: Any) -> Callable[[str], dict[str, float]]:
@@ -181,7 +175,18 @@ def digits(arguments: Any) -> Callable[[str], dict[str, float]]:
     def study(name: str) -> dict[str, float]:
         torch.manual_seed(arguments.seed)
         gen = of_digits(name, rows.train)
-        history = vae_digits.train(gen, rows, arguments.steps, arguments.seed)
+        changes = dict(PIXELS) if name == "pixels" else {}
+        if arguments.checkpoints:
+            arguments.checkpoints.mkdir(parents=True, exist_ok=True)
+            path = arguments.checkpoints / f"{name}_digits.safetensors"
+            changes |= {"checkpoint": path, "checkpoint_every": 50, "resume": True}
+        if arguments.eager:
+            changes |= {"compile": False}
+        history = vae_digits.train(gen, rows, arguments.steps, arguments.seed, **changes)
+        chosen = -vae_digits.score(gen, rows.validation, 100).mean
+        seen = -vae_digits.score(gen, rows.train[:350], 100).mean
+        print(f"{name}: {history.steps} steps, {history.stopped}", flush=True)
+        print(f"100 particles: validation {chosen:.2f}, training rows {seen:.2f}", flush=True)
         bound = vae_digits.score(gen, rows.test, 1)
         fine = vae_digits.score(gen, rows.test, arguments.particles)
         return result(history.seconds / 60, bound, fine)
@@ -270,10 +275,13 @@ def main() -> None:
     )
     parser.add_argument("--particles", type=int, default=500)
     parser.add_argument("--test-rows", type=int, default=10_000)
-    parser.add_argument("--many", type=int, default=0, help="more particles, of fewer rows of MNIST")
+    parser.add_argument(
+        "--many", type=int, default=0, help="more particles, of fewer rows of MNIST"
+    )
     parser.add_argument("--many-rows", type=int, default=100)
     parser.add_argument("--precision", default="bf16-mixed", help="of training on MNIST")
-    parser.add_argument("--checkpoints", type=Path, help="folder for the trained models of MNIST")
+    parser.add_argument("--checkpoints", type=Path, help="folder for what is trained")
+    parser.add_argument("--eager", action="store_true", help="digits: without compiling")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()

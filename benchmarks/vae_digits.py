@@ -12,6 +12,7 @@ nats per image. The published ones are those of teaching notebooks on the same s
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import adamw, command_line, cosine, ranking, save_digits
@@ -55,11 +56,12 @@ class Encoder(nn.Sequential):
 class Decoder(nn.Module):
     """``(*batch, Z) -> (*batch, R, 8, 8)``, with an offset for every pixel."""
 
-    def __init__(self, width: int, dropout: float, parameters: int):
+    def __init__(self, width: int, dropout: float, parameters: int, latent: int = LATENT):
         super().__init__()
+        self.latent = latent
         self.layers = nn.Sequential(
             *(
-                nn.Linear(LATENT, 16 * width),
+                nn.Linear(latent, 16 * width),
                 nn.SiLU(),
                 nn.Dropout(dropout),
                 nn.Unflatten(1, (4 * width, 2, 2)),
@@ -75,32 +77,37 @@ class Decoder(nn.Module):
         self.offset = nn.Parameter(torch.zeros(parameters, 8, 8))
 
     def forward(self, z: Tensor) -> Tensor:
-        return (self.layers(z.reshape(-1, LATENT)) + self.offset).unflatten(0, z.shape[:-1])
+        return (self.layers(z.reshape(-1, self.latent)) + self.offset).unflatten(0, z.shape[:-1])
 
 
-def vae(width: int = 32, dropout: float = 0.3) -> pg.VAE:
-    decoder = Decoder(width, dropout, parameters=3 * COMPONENTS)
+def likelihood(width: int, dropout: float, latent: int = LATENT) -> pg.DistributionModule:
+    """p(x | z): mixtures of discretized logistic distributions, of each pixel."""
+    decoder = Decoder(width, dropout, 3 * COMPONENTS, latent)
     with torch.no_grad():  # start from broad components, spread over the levels
         decoder.offset[COMPONENTS : 2 * COMPONENTS] = torch.linspace(-1, 1, COMPONENTS).view(
             -1, 1, 1
         )
         decoder.offset[2 * COMPONENTS :] = -1.5
+    return pg.heads.DiscretizedLogisticMixture(
+        decoder, levels=LEVELS, components=COMPONENTS, event_ndim=3
+    )
+
+
+def vae(width: int = 32, dropout: float = 0.3) -> pg.VAE:
     return pg.VAE(
         prior=pg.GaussianMixture(20, LATENT, pg.distributions.Diagonal),
-        decoder=pg.heads.DiscretizedLogisticMixture(
-            decoder, levels=LEVELS, components=COMPONENTS, event_ndim=3
-        ),
+        decoder=likelihood(width, dropout),
         encoder=pg.heads.Gaussian(Encoder(width, dropout), context_ndim=3),
     )
 
 
-def train(gen: pg.VAE, rows: Splits, steps: int, seed: int) -> pg.History:
-    """Evidence lower bound with warm-up.
+def train(gen: pg.VAE, rows: Splits, steps: int, seed: int, **changes: Any) -> pg.History:
+    """Evidence lower bound with warm-up; ``changes`` of the options of ``fit``.
 
     The averaged weights that do best on the validation rows are kept.
     """
 
-    schedule = {
+    schedule: dict[str, Any] = {
         "steps": steps,
         "batch_size": 100,
         "optimizer": adamw(1e-3, weight_decay=1e-3, betas=(0.9, 0.99)),
@@ -109,7 +116,8 @@ def train(gen: pg.VAE, rows: Splits, steps: int, seed: int) -> pg.History:
     }
     selection = {"ema": 0.998, "validation": rows.validation, "validate_every": 100, "patience": 8}
     objective = pg.ELBO(beta=pg.objectives.linear_warmup(500))
-    return pg.fit(gen, rows.train, objective, **schedule, **selection, seed=seed)
+    options = schedule | selection | {"seed": seed} | changes
+    return pg.fit(gen, rows.train, objective, **options)
 
 
 def count_table(rows: Tensor) -> pg.heads.Categorical:

@@ -40,10 +40,11 @@ class Decoder(nn.Module):
     ``(*batch, Z) -> (*batch, 1, 28, 28)``.
     """
 
-    def __init__(self, dropout: float):
+    def __init__(self, dropout: float, latent: int = LATENT):
         super().__init__()
+        self.latent = latent
         self.layers = nn.Sequential(
-            *(nn.Linear(LATENT, 256), nn.SiLU(), nn.Dropout(dropout)),
+            *(nn.Linear(latent, 256), nn.SiLU(), nn.Dropout(dropout)),
             *(nn.Linear(256, 32 * 7 * 7), nn.SiLU(), nn.Unflatten(1, (32, 7, 7))),
             *(nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1), nn.SiLU()),
             *(nn.Conv2d(16, 16, 3, padding=1), nn.SiLU()),
@@ -51,7 +52,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z.reshape(-1, LATENT)).unflatten(0, z.shape[:-1])
+        return self.layers(z.reshape(-1, self.latent)).unflatten(0, z.shape[:-1])
 
 
 class Encoder(nn.Sequential):

@@ -233,6 +233,33 @@ def test_mismatched_contexts_are_fakes_as_well(name):
     assert_same(found, two_backwards(gan, critic, fake, of_critic, of_generator))
 
 
+def test_the_best_critic_of_mismatched_contexts():
+    """log p(x | c) - log m(x | c), m the mixture of draws and of real rows of other contexts."""
+    torch.manual_seed(0)
+    weight, rows = 0.5, 60_000
+    p_c = torch.tensor([0.5, 0.3, 0.2]).double()
+    p, q = (1.5 * torch.randn(2, 3, 4)).double().softmax(-1)
+    c = torch.multinomial(p_c, rows, replacement=True)
+    real, fake = (torch.multinomial(table[c], 1).double() for table in (p, q))
+    others = (p_c[:, None] * p).sum(0) - p_c[:, None] * p  # of rows with another context
+    mixture = (1 - weight * (1 - p_c[:, None])) * q + weight * others
+
+    class Table(nn.Module):
+        def __init__(self, scores):
+            super().__init__()
+            self.scores = nn.Parameter(scores)
+
+        def forward(self, x, context):
+            return self.scores[context[:, 0], x[:, 0].long()]
+
+    slopes = []
+    for scores in ((p / mixture).log(), (p / q).log()):
+        critic = Table(scores)
+        Adversary(critic, mismatched=weight)(real, fake, c[:, None], both=False).backward()
+        slopes.append(critic.scores.grad.abs().max().item())
+    assert slopes[0] < 0.002 < 0.01 < slopes[1]
+
+
 def test_mismatched_packs_have_the_contexts_of_other_packs():
     _, critic = conditional_players(inputs=4)
     real, fake = torch.randn(2, 6, 2).double()
@@ -270,7 +297,7 @@ def test_games_with_mismatched_contexts_compile_and_resume(tmp_path, replayed):
 
 def test_mismatched_contexts_have_to_be_there():
     (gan, critic), x = players(), torch.randn(ROWS, 2).double()
-    with pytest.raises(ValueError, match="expected contexts for mismatched=0.5"):
+    with pytest.raises(ValueError, match=r"expected contexts for mismatched=0\.5"):
         Adversarial(critic, mismatched=0.5)(gan.model, gan.guide)(x)
     Adversarial(critic)(gan.model, gan.guide)(x)
     gan, critic = conditional_players()

@@ -287,7 +287,7 @@ def parted(steps: int, weight: float) -> float:
 
 @pytest.mark.slow
 def test_draws_of_a_class_with_two_rows_spread() -> None:
-    assert parted(300, 1.0) > 1.1 * parted(300, 0.0)
+    assert parted(150, 1.0) > 1.2 * parted(150, 0.0)
 
 
 def normal() -> pg.heads.Gaussian:

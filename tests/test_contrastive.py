@@ -257,9 +257,7 @@ def test_resumed_runs_are_the_same_run(make, tmp_path):
 )
 def test_recorded_losses_are_the_eager_ones(make):
     gen, objective = make()
-    batch = (torch.randint(2, (6, 4)).float(), torch.ones(6))[
-        : 1 + isinstance(objective, Hybrid)
-    ]
+    batch = (torch.randint(2, (6, 4)).float(), torch.ones(6))[: 1 + isinstance(objective, Hybrid)]
     objective.prepare(gen.model, gen.guide, *batch)
     loss, states = (
         objective(gen.model, gen.guide),
@@ -295,9 +293,7 @@ def test_a_joint_model_is_a_classifier_and_a_density():
         distribution.log_prob(x), torch.where(label.isnan(), logits.logsumexp(-1), chosen)
     )
     truth = gen.classify(x).log_prob(label.nan_to_num())
-    assert torch.allclose(
-        distribution.label_log_prob(x), truth.masked_fill(label.isnan(), 0.0)
-    )
+    assert torch.allclose(distribution.label_log_prob(x), truth.masked_fill(label.isnan(), 0.0))
 
 
 def test_hybrids_add_the_cross_entropy():

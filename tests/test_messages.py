@@ -316,6 +316,7 @@ NEEDING = {
     "Adversarial": lambda: pg.objectives.Adversarial(
         pg.objectives.Adversary(MLP(2, [4], 1), pg.objectives.NonSaturating())
     ),
+    "ClassBalancing": lambda: pg.objectives.ClassBalancing(torch.eye(2)),
     "CycleConsistency": None,  # it asks for rows of two sets
     "DReG": lambda: pg.objectives.DReG(4),
     "DenoisingScoreMatching": lambda: pg.objectives.DenoisingScoreMatching(0.1),

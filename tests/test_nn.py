@@ -37,6 +37,7 @@ def test_mlp_rows_do_not_depend_on_leading_dims(norm):
     net, x = MLP(3, [5], 2, norm=norm, dropout=0.5).eval(), torch.randn(4, 6, 3)
     torch.testing.assert_close(net(x), rows_one_by_one(net, x, 1))
     assert net(x[0, 0]).shape == (2,)
+    assert net(x[:, :0]).shape == (4, 0, 2)
 
 
 def test_dropout_drops_in_training_only():

@@ -178,9 +178,9 @@ def test_an_image_is_read_once_for_all_contexts_that_see_its_picture():
 )
 def test_a_picture_that_does_not_fit_is_refused(options, advice):
     with pytest.raises(ValueError, match=advice):
-        binary(**{"context": 3, "picture": torch.nn.Identity()} | options)(torch.zeros(2, 3)).log_prob(
-            torch.zeros(2, 1, 2, 3)
-        )
+        binary(**{"context": 3, "picture": torch.nn.Identity()} | options)(
+            torch.zeros(2, 3)
+        ).log_prob(torch.zeros(2, 1, 2, 3))
 
 
 @pytest.mark.slow

@@ -257,3 +257,24 @@ def test_latents(tmp_path):
     assert with_the_others < alone - 5
     pictures = {"pseudo_inputs", "levels", "tokens", "styles"}
     assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+@pytest.mark.slow
+def test_control_and_diversity(tmp_path):
+    text = run("11_control_and_diversity.py", tmp_path)
+    weak, strong = (numbers(text, f"weight {weight}:") for weight in ("1.00", "3.00"))
+    assert strong[0] > weak[0] and strong[1] < weak[1] - 0.3 and strong[2] >= weak[2]
+    for rule in ("interval of 3 :", "autoguidance 2:"):
+        precision, recall, _ = numbers(text, rule)
+        assert precision > weak[0] and recall > strong[1] + 0.1
+    guided = [
+        numbers(text, f"{name:15s} guidance 2:")[0] for name in ("as before", "class balancing")
+    ]
+    assert guided[1] > 1.15 * guided[0]
+    told = [
+        numbers(text, f"guidance 3, {name:27s}:")
+        for name in ("pairs of the training data", "pairs never seen")
+    ]
+    assert min(told[0]) > 60 and told[1][1] > 60
+    pictures = {"control_and_diversity", "long_tail", "captions"}
+    assert pictures <= {path.stem for path in tmp_path.glob("*.png")}

@@ -44,7 +44,7 @@ def axes_for(ax: Axes | None, size: tuple[float, float] = (6.0, 4.0)) -> Any:
     """
     if ax is not None:
         checks.has(
-            ("plot", "imshow"), "pass axes such as plt.subplots()[1], or leave it out", ax=ax
+            ("plot", "set_xlabel"), "pass axes such as plt.subplots()[1], or leave it out", ax=ax
         )
         return ax
     import matplotlib.pyplot as plt
@@ -118,7 +118,7 @@ def vector_of(name: str, value: Any) -> np.ndarray:
     Traceback (most recent call last):
     ValueError: expected values of shape (N,), N >= 1, got (1, 1); flatten them
     """
-    found = as_numbers(name, value)
+    found = as_numbers(name, list(value) if isinstance(value, range | tuple) else value)
     if found.ndim != 1 or not len(found):
         advice = "flatten them" if found.size else "give one or more"
         raise ValueError(f"expected {name} of shape (N,), N >= 1, got {found.shape}; {advice}")
@@ -161,6 +161,10 @@ def classes_of(labels: Any, rows: int) -> tuple[list[str], np.ndarray] | None:
     return [str(value) for value in values], places
 
 
-def number_text(value: float) -> str:
-    """A number for a label."""
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+def number_text(value: float, digits: int = 3) -> str:
+    """A number for a label.
+
+    >>> number_text(1.25, digits=2)
+    '1.2'
+    """
+    return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")

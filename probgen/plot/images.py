@@ -187,6 +187,8 @@ def as_images(values: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
                 f"{values.shape}; give the shape that they have"
             )
         lead = values.shape[: -len(event)] if trailing == event else values.shape[:-1]
+        if len(event) == 2 and len(lead) == 2 and lead[1] == 1:  # the one of gray images
+            lead = lead[:1]
         values = values.reshape(*lead, *(1,) * (3 - len(event)), *event)
     elif values.ndim == 3:
         values = values[:, None]
@@ -261,6 +263,9 @@ def _label_sides(
 
 def _told(low: float, high: float, cmap: str, color: bool) -> str:
     """The range of values in words."""
+    digits = 2 - math.floor(math.log10(high - low))  # rounded as the range is
+    low = round(low, digits) + 0.0
+    high = round(high, digits) + 0.0
     ends = ("white", "black") if cmap == "gray_r" else ("black", "white")
     if color or cmap in ("gray", "gray_r"):
         return f"{ends[0]} {number_text(low)}, {ends[1]} {number_text(high)}"

@@ -20,6 +20,7 @@ from probgen.core.seeds import Seed, seeded, takes_seed
 from probgen.core.sites import sample_sites
 from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.rescaled import Rescaled
 from probgen.infer.given import guide_trace
 from probgen.infer.posterior import posterior, predictive
 from probgen.plot.canvas import (
@@ -244,7 +245,7 @@ def interpolation(
         )
     weights = torch.linspace(0, 1, int(columns)).to(left)
     rows = _interpolated(gen, left, right, weights, context)
-    labels = [number_text(weight) for weight in weights.tolist()]
+    labels = [number_text(weight, 2) for weight in weights.tolist()]
     shape = _event_shape(shape, left)
     return images(rows, shape=shape, bounds=bounds, cmap=cmap, column_labels=labels, ax=ax)
 
@@ -311,7 +312,7 @@ def traversal(
         bounds=bounds,
         cmap=cmap,
         row_labels=[f"z[{number}]" for number in numbers],
-        column_labels=[number_text(weight) for weight in weights.tolist()],
+        column_labels=[number_text(weight, 2) for weight in weights.tolist()],
         ax=ax,
     )
 
@@ -362,6 +363,7 @@ def _prior_given(prior: Any, context: Tensor) -> Any:
 def coder_of(distribution: Any) -> Coder:
     """The map between a distribution's events and its noise, where that is one to one.
 
+    >>> import pyro.distributions as dist
     >>> coder_of(dist.Normal(0.0, 1.0))
     Traceback (most recent call last):
     TypeError: expected a model that encodes and decodes (a VAE, a flow, a diffusion), got...
@@ -375,13 +377,15 @@ def coder_of(distribution: Any) -> Coder:
 
 @coder_of.register(Pushforward)
 def _(distribution: Pushforward) -> Coder:
-    try:  # the base of rows that are standardized is a flow itself
-        inner = coder_of(distribution.base_dist)
-    except TypeError:
-        return Coder(distribution.transform, distribution.transform.inv, distribution.base_dist)
+    return Coder(distribution.transform, distribution.transform.inv, distribution.base_dist)
+
+
+@coder_of.register(Rescaled)
+def _(distribution: Rescaled) -> Coder:
+    inner = coder_of(distribution.base_dist)
     return Coder(
-        lambda x: inner.encode(distribution.transform(x)),
-        lambda z: distribution.transform.inv(inner.decode(z)),
+        lambda x: inner.encode(distribution.units(x)),
+        lambda z: distribution.units.inv(inner.decode(z)),
         inner.prior,
     )
 
@@ -410,16 +414,16 @@ def _mean_of(found: Any, gen: Any) -> Tensor:
 
 @infers
 @torch.no_grad()
-@takes_seed
-def _reconstructed(gen: Any, *rows: Any, draws: int) -> Tensor:
+def _reconstructed(gen: Any, *rows: Any, draws: int, seed: Seed) -> Tensor:
     x, *beside = as_rows(gen, *rows, missing=True)
-    try:
-        coder = _coder(gen, *beside) if beside else _coder(gen, None)
-        return coder.decode(coder.encode(x))
-    except TypeError:
-        if not sample_sites(guide_trace(gen, as_rows(gen, *rows, missing=True))):
-            raise
-    found = predictive(gen, *rows, draws=draws, compile=False)
+    with seeded(0):  # to ask the guide what it draws
+        try:
+            coder = _coder(gen, *beside) if beside else _coder(gen, None)
+            return coder.decode(coder.encode(x))
+        except TypeError:
+            if not sample_sites(guide_trace(gen, (x, *beside))):
+                raise
+    found = predictive(gen, *rows, draws=draws, compile=False, seed=seed)
     return found["x"].to(torch.get_default_dtype()).mean(0)
 
 
@@ -451,7 +455,9 @@ def _traversed(
     size = middle[0].numel()
     numbers = list(range(min(size, MOST))) if dims is None else [int(each) for each in dims]
     if max(numbers) >= size:
-        raise ValueError(f"expected dims below {size}, the latents there are, got {dims}")
+        raise ValueError(
+            f"expected dims below {size}, the latents there are, got {dims}; number them from 0"
+        )
     rows = []
     for number in numbers:
         step = torch.zeros_like(middle).flatten(1)

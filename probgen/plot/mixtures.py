@@ -88,7 +88,9 @@ def components(
             f"expected dims that are two of the {means.shape[1]} columns, got {tuple(dims)}; "
             "pass such as (0, 1)"
         )
-    labels = names_for(2, "", names, "names") if names else [f"column {first}", f"column {second}"]
+    labels = [f"column {first}", f"column {second}"]
+    if names is not None:
+        labels = names_for(2, "", names, "names")
     ax = axes_for(ax, (5.2, 4.2))
     colors = colors_for(len(weights))
     if x is not None:
@@ -150,8 +152,8 @@ def memberships(
 
     >>> from probgen.models.mixture import GaussianMixture
     >>> ax = memberships(GaussianMixture(2, 2), torch.randn(20, 2))
-    >>> len(ax.collections), ax.get_xlim()
-    (2, (0.0, 20.0))
+    >>> len(ax.collections), ax.get_xlabel()
+    (2, 'row, sorted')
     """
     checks.has(("responsibilities",), NEEDS_MEMBERS, mixture=mixture)
     shares = _shares_of(mixture, x)

@@ -22,6 +22,8 @@ SWEEPS = 8  # over the layers, to have few crossings
 NAMED = 40  # with more variables they are dots
 STATES = 6  # of a variable that are listed
 KINDS = "pass a BayesianNetwork, ChowLiu, MixtureOfTrees, MarkovRandomField, or a dict of parents"
+BENDS = (0.0, 0.2, -0.2, 0.4, -0.4)
+ROOM = 0.4  # between an edge and other variables, which are 1 apart
 SHADED, PLAIN = "#cfe3f2", "white"
 
 
@@ -90,8 +92,7 @@ def graph(
         style = {"ha": "center", "va": "center", "fontsize": "small", "zorder": 3}
         boxes.append(ax.text(across, up, word, bbox={**box, "ec": FIRST, "lw": 1.2}, **style))
     for parent, child in found.edges:
-        far = abs(where[parent, 1] - where[child, 1]) > 1.5
-        bend = 0.25 * (1 if where[child, 0] >= where[:, 0].mean() else -1) if far else 0.0
+        bend = _bend(where, parent, child)
         arrow = {
             "arrowstyle": "-|>" if found.directed else "-",
             "color": "0.35",
@@ -258,6 +259,26 @@ def _layers(count: int, edges: Sequence[tuple[int, int]]) -> np.ndarray:
 def _mean_place(node: int, edges: Sequence[tuple[int, int]], place: np.ndarray) -> float:
     near = [place[a if b == node else b] for a, b in edges if node in (a, b)]
     return float(np.mean(near)) if near else float(place[node])
+
+
+def _bend(where: np.ndarray, parent: int, child: int) -> float:
+    """How much an edge is bent to pass other variables: as little as possible.
+
+    As Matplotlib's ``arc3`` has it: the middle of a parabola is moved by this share of its length.
+    """
+    others = np.delete(where, [parent, child], axis=0)
+    start, end = where[parent], where[child]
+    along = np.linspace(0.1, 0.9, 17)[:, None]
+    normal = np.array([end[1] - start[1], start[0] - end[0]])
+    room = {}
+    for bend in BENDS:
+        middle = (start + end) / 2 + bend * normal
+        points = (1 - along) ** 2 * start + 2 * along * (1 - along) * middle + along**2 * end
+        apart = np.linalg.norm(points[:, None] - others, axis=-1)
+        room[bend] = float(apart.min()) if len(others) else np.inf
+        if room[bend] > ROOM:
+            return bend
+    return max(room, key=lambda each: room[each])
 
 
 def _inches(words: Sequence[str], where: np.ndarray) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.diffusion.probability_flow import ReverseFlow
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.ode import ContinuousTransform, FixedSteps
+from probgen.distributions.flows.rescaled import Rescaled
 from probgen.distributions.guidance.rule import plain
 from probgen.plot.canvas import MAP, SECOND, as_numbers, axes_for, names_for, open_frame
 from probgen.sampling import sample
@@ -267,6 +268,12 @@ def _(distribution: Pushforward, n: int) -> Trajectories:
         return _solved(transform, distribution.base_dist.sample((n,)))
     inner = trajectories(distribution.base_dist, n)
     return inner._replace(states=transform.inv(inner.states))
+
+
+@trajectories.register(Rescaled)
+def _(distribution: Rescaled, n: int) -> Trajectories:
+    inner = trajectories(distribution.base_dist, n)
+    return inner._replace(states=distribution.units.inv(inner.states))
 
 
 @trajectories.register(ReverseFlow)

@@ -182,7 +182,9 @@ def forecast(
     if seen is not None and first > 0:
         ax.axvline(first - 0.5, color="0.8", lw=0.8, zorder=0)
     ax.set(xlabel="step", ylabel=labels[0] if count == 1 and names else "x")
-    ax.legend(frameon=False, fontsize="small", loc="best")
+    told = ax.get_legend_handles_labels()[1]
+    above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": min(5, len(told))}
+    ax.legend(frameon=False, fontsize="small", **above)
     open_frame(ax)
     return ax
 

@@ -95,7 +95,9 @@ def columns(
             ax.set_xlabel(told, fontsize="small", color="0.4")
         ax.tick_params(labelsize="small")
         open_frame(ax)
-    found[0].legend(frameon=False, fontsize="small")
+        if ax.get_subplotspec() is None or ax.get_subplotspec().is_first_col():
+            ax.set_ylabel("share", fontsize="small")
+    _add_legend(found[0], alone=axes is None)
     return found
 
 
@@ -164,8 +166,18 @@ def column_pairs(
             ax.tick_params(labelsize="x-small")
             _label_outside(ax, row, column, pairs)
             open_frame(ax)
-    grid[0, 0].legend(frameon=False, fontsize="x-small")
+    _add_legend(grid[0, 0], alone=axes is None)
     return grid
+
+
+def _add_legend(ax: Any, alone: bool) -> None:
+    """Above the axes, where the figure is of our making, else in the first of them."""
+    style = {"frameon": False, "fontsize": "small"}
+    if alone:
+        handles, labels = ax.get_legend_handles_labels()
+        ax.figure.legend(handles, labels, loc="outside upper center", ncols=2, **style)
+    else:
+        ax.legend(**style)
 
 
 def _paired(

@@ -26,6 +26,12 @@ DATA = {
     ("impute", "context"),
     ("check_generative", "context"),
     ("Marginal", "context"),
+    ("density", "context"),
+    ("interpolation", "context"),
+    ("paths", "context"),
+    ("reconstructions", "context"),
+    ("states", "context"),
+    ("traversal", "context"),
     ("reverse_annealing", "base"),
     ("conditional", "mask"),
     ("gibbs", "mask"),
@@ -99,6 +105,10 @@ ACCEPTED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ("PredictorCorrector", "corrections"): ((0,), "ancestral steps alone"),
     ("Labeled", "unknown"): ((math.nan, -1.0), "stands for an unknown label"),
     ("sample", "n"): ((0,), "no draws"),
+    ("column_pairs", "dims"): (((0,),), "one column"),
+    ("forecast", "start"): ((0,), "from the first step on"),
+    ("graph", "component"): ((0,), "the first tree"),
+    ("traversal", "dims"): (((0,),), "the first latent"),
 }
 
 # public names that are not in the tables of good calls, and why

@@ -65,6 +65,7 @@ REFUSED: dict[str, tuple] = {
     "Callable[[], nn.Module]": (3, "x", nn.ReLU()),
     "Callable[[int], nn.Module]": (3, "x", nn.ReLU()),
     "Callable[[int, int], nn.Module]": (3, "x", nn.GRUCell(1, 1)),
+    "Axes": (3, "x"),
     "type[Covariance]": (3, "x", nn.ReLU, pg.distributions.Full(1, 1)),
 }
 CLASSES: dict[str, Any] = {
@@ -94,6 +95,7 @@ CLASSES: dict[str, Any] = {
     "Truncation": pg.Truncation,
     "Schedule": pg.diffusion.CosineSchedule,
     "NoiseSchedule": pg.diffusion.CosineSchedule,
+    "History": pg.History,
 }
 assert issubclass(pg.distributions.Full, Covariance)
 OPTIONAL = {"None", "Seed", "Init"}  # the last two include None

@@ -183,6 +183,7 @@ GOOD = {
     "NoiseContrastive": lambda: {"noise": normal()},
     "ContrastiveDivergence": dict,
     "Denoising": dict,
+    "ClassBalancing": lambda: {"contexts": torch.eye(3)},
     "PseudoLikelihood": dict,
     "ScoreMatching": dict,
     "SlicedScoreMatching": dict,

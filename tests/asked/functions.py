@@ -17,6 +17,7 @@ from asked.parts import (
     rows,
     vae,
 )
+from asked.pictures import PICTURES
 
 BIF = """network n { } variable a { type discrete [ 2 ] { x, y }; }
 probability ( a ) { table 0.5, 0.5; }"""
@@ -175,4 +176,5 @@ GOOD = {
     "wasserstein_distance": _pair,
     "sliced_wasserstein_distance": lambda: _pair(projections=4),
     "sample_report": lambda: _pair(permutations=3),
+    **PICTURES,
 }

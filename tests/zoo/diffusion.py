@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from probgen.distributions.diffusion.predictions import EDM, Epsilon, LevelPrediction, Original
 from probgen.distributions.diffusion.reconstruction import (
     GaussianReconstruction,
@@ -19,6 +21,7 @@ from probgen.models.standardized import Standardized
 from probgen.nn.text import TextEncoder
 from probgen.nn.time import TimeMLP
 from probgen.nn.unet import UNet
+from probgen.objectives.class_balancing import ClassBalancing
 from probgen.objectives.denoising import Denoising
 from zoo.flow_matching import FLOW_MATCHING
 from zoo.member import Member, levels, rows, texts
@@ -41,6 +44,12 @@ GAUSSIAN = [
         ),
         rows(3, context=(2,)),
         Denoising,
+    ),
+    Member(
+        "Diffusion by class balancing, in units of the data",
+        lambda: Standardized(Diffusion(tiny(2, context=2), (2,), sampler=DDIM(3)), 0.5, 2.0),
+        rows(2, context=(2,)),
+        lambda: ClassBalancing(torch.eye(2)),
     ),
     Member(
         "Diffusion in steps with learned variances",

@@ -41,7 +41,8 @@ class Negative:
     ----------
     Liu, Li, Du, Torralba, Tenenbaum (2022), Compositional visual generation with composable
     diffusion models, https://arxiv.org/abs/2206.01714 (negation); Ban et al. (2024), Understanding
-    the impact of negative prompts, https://arxiv.org/abs/2406.02965
+    the impact of negative prompts: when and how do they take effect?,
+    https://arxiv.org/abs/2406.02965
 
     >>> import torch
     >>> net = lambda z, t, context: z * 0 + context
