@@ -5,7 +5,20 @@ binarized MNIST (those of ``vae_mnist.py``). Scores are negative log-likelihoods
 nats per image.
 
     python benchmarks/hierarchical_vae.py digits --models mixture vamp exemplar hierarchy ladder
-    python benchmarks/hierarchical_vae.py mnist --data DIR --models hierarchy --epochs 50
+    python benchmarks/hierarchical_vae.py mnist --data DIR --models pixels --minutes 36 8
+
+``pixels`` is the VAE with a mixture as prior and a ``PixelCNN`` as decoder, which sees what a
+convolutional network makes of the latents (``picture=``).
+
+Measured on digits, seed 0, one model each. ``digits --models pixels --steps 1200 --eager
+--particles 100``: test 77.9 ± 0.5 (bound 80.0); validation 80.3, training rows 70.0: what is left
+is overfitting. 12 minutes of an eighth of a core.
+
+Hierarchies of dense steps, in which the decoder read the latents through two layers, gave them up:
+after 800 steps of 50 rows 1.7 and 1.8 nats of divergence, validation 100.3 and training rows 92.1
+(100 particles). With the latents as they are in the state, all else equal: 3.2 and 4.8 nats, 91.2
+and 80.6. That is how they stand here, with a mixture as prior of the top, for which final scores
+were not measured. Nor were those of MNIST.
 
 ``--results`` keeps what is done in a file, by which an interrupted study goes on.
 """

@@ -73,8 +73,8 @@ train_moons = moons[:4000]
 test_moons = moons[4000:]
 diffusion = pg.Diffusion(TimeMLP(2, [96, 96, 96]), (2,), sampler=pg.diffusion.DPMSolver(20))
 matching = pg.FlowMatching(TimeMLP(2, [96, 96, 96]), (2,), coupling=pg.flows.OptimalTransport())
-train(diffusion, train_moons, pg.objectives.Denoising(), steps=500, lr=4e-3, batch_size=200)
-train(matching, train_moons, pg.objectives.Denoising(), steps=500, lr=4e-3, batch_size=200)
+train(diffusion, train_moons, pg.objectives.Denoising(), steps=700, lr=4e-3, batch_size=200)
+train(matching, train_moons, pg.objectives.Denoising(), steps=700, lr=4e-3, batch_size=200)
 
 # %% [markdown]
 # Top: data as noise is added. Bottom, to be read from right to left: pure noise as the network
@@ -178,7 +178,7 @@ train(spline, train_moons, None, steps=250, lr=5e-3, batch_size=256)
 scores = {
     "mixture of 8 Gaussians": pg.log_likelihood(mixture, test_moons),
     "spline flow": pg.log_likelihood(spline, test_moons),
-    "diffusion, bound": pg.log_likelihood(diffusion, test_moons, particles=25),
+    "diffusion, bound": pg.log_likelihood(diffusion, test_moons, particles=100),
     "diffusion, its equation": pg.log_likelihood(
         pg.ProbabilityFlow(diffusion), test_moons, particles=1
     ),
@@ -460,13 +460,13 @@ decoder = pg.heads.DiscretizedLogisticMixture(
     MLP(DIMS, [256], 3 * 3 * 64, dropout=0.1), levels=17, components=3
 )
 vae = pg.VAE(pg.standard_normal(DIMS), decoder, pg.heads.Gaussian(encoder))
-train(vae, flat_train, pg.ELBO(beta=0.3), steps=700, lr=3e-3)
+train(vae, flat_train, pg.ELBO(beta=0.3), steps=800, lr=3e-3)
 with torch.no_grad():
     codes = vae.encode(flat_train).sample((8,)).flatten(0, 1)
 prior = pg.Standardized.fitted(
     pg.Diffusion(TimeMLP(DIMS, [128, 128, 128]), (DIMS,), sampler=pg.diffusion.DPMSolver(20)), codes
 )
-train(prior.family, prior.standardize(codes), pg.objectives.Denoising(), steps=700, batch_size=200)
+train(prior.family, prior.standardize(codes), pg.objectives.Denoising(), steps=800, batch_size=200)
 latent = pg.VAE(prior, decoder, pg.heads.Gaussian(encoder)).eval()
 drawn = {"normal prior": pg.sample(vae, 1200), "diffusion prior": pg.sample(latent, 1200)}
 for name, rows in drawn.items():

@@ -250,7 +250,7 @@ save(figure, "long_tail.png")
 # %% [markdown]
 # ## Words
 #
-# Captions are a context like any other: tokens of a vocabulary, which the network attends to. Each
+# Captions are a context like any other: tokens of a vocabulary, which an encoder of texts reads. Each
 # picture is a digit in a color, pale or bright. "pale red seven" is exact, "seven" leaves the rest
 # open. No picture with a red seven, or with a green two, is among those to learn from: whether the
 # model can paint them shows whether it knows the words, or only their combinations.
@@ -295,9 +295,18 @@ vocabulary = Vocabulary.of(captions)
 tokens = vocabulary.encode(captions, length=3)
 print(vocabulary, "for instance:", ", ".join(captions[:3]))
 encoder = TextEncoder(len(vocabulary), 3, 32, layers=1, padding=vocabulary.padding)
-net = UNet((3, 8, 8), width=16, multipliers=(1, 2), attention=1, context=encoder)
-painter = pg.Diffusion(net, (3, 8, 8), sampler=pg.diffusion.DPMSolver(12), context_dropout=0.1)
-train(painter, (pictures[seen], tokens[seen]), Denoising(), steps=500, lr=4e-3)
+nn.init.normal_(encoder.embed.weight)  # words that begin far apart are told apart sooner
+net = TimeMLP(192, [256, 256, 256], context=encoder)
+painter = pg.Diffusion(net, (192,), sampler=pg.diffusion.DPMSolver(12), context_dropout=0.1)
+train(painter, (pictures[seen].flatten(1), tokens[seen]), Denoising(), steps=2500)
+
+
+def paint(texts, count, guidance):
+    """So many pictures of each text."""
+    tokens = vocabulary.encode(texts, length=3)
+    x = pg.sample(painter, count, tokens, guidance=guidance, seed=2)
+    return x.unflatten(-1, (3, 8, 8))
+
 
 # %% [markdown]
 # Every word is checked: the digit by the classifier, color and tone by the ink. Once for captions of
@@ -318,8 +327,8 @@ def read(pictures):
 
 def checked(wanted, guidance):
     """The shares of tones, colors, digits, and of pictures in which all three words are right."""
-    texts = vocabulary.encode([caption(row) for row in wanted.tolist()], length=3)
-    right = read(pg.sample(painter, 1, texts, guidance=guidance, seed=2)[0]) == wanted
+    drawn = paint([caption(row) for row in wanted.tolist()], 1, guidance)[0]
+    right = read(drawn) == wanted
     return [*right.double().mean(0).tolist(), right.all(1).double().mean().item()]
 
 
@@ -346,7 +355,7 @@ texts = (
 )
 figure, axes = plt.subplots(2, 3, figsize=(12, 2.6), facecolor="black")
 for panel, text in zip(axes.flat, texts, strict=True):
-    x = pg.sample(painter, 8, vocabulary.encode([text], length=3)[0], guidance=2.0, seed=7)
+    x = paint([text], 8, 2.0)[:, 0]
     kept_back = text in ("bright red seven", "pale green two")
     show(panel, x, 8, f'"{text}"' + (", never seen" if kept_back else ""))
 figure.tight_layout(pad=0.4)

@@ -43,3 +43,19 @@ def construction_of(built: Any) -> dict[str, Any] | None:
     args, kwargs = kept
     bound = inspect.signature(type(built).__init__).bind(built, *args, **kwargs)
     return dict(list(bound.arguments.items())[1:])
+
+
+def arguments_became(built: Any, **arguments: Any) -> None:
+    """Tells that an object is now one that other arguments would build, where methods change it.
+
+    >>> class Grows(Recorded):
+    ...     def __init__(self, levels): self.levels = levels
+    >>> grown = Grows(1)
+    >>> arguments_became(grown, levels=2)
+    >>> construction_of(grown)
+    {'levels': 2}
+    """
+    args, kwargs = built.__dict__[_ARGUMENTS]
+    bound = inspect.signature(type(built).__init__).bind(built, *args, **kwargs)
+    bound.arguments.update(arguments)
+    keep_arguments(built, bound.args[1:], bound.kwargs)

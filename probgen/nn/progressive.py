@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, pad
 
 from probgen.core import checks
-from probgen.core.construction import Recorded
+from probgen.core.construction import Recorded, arguments_became
 from probgen.nn.equalized import Equalized, PixelNorm
 
 ROOT_2 = math.sqrt(2.0)
@@ -162,6 +162,7 @@ class ProgressiveGenerator(Recorded, nn.Module):
         checks.at_least(1, steps=steps)
         _check_room(self.levels, self.hidden)
         self._add()
+        arguments_became(self, levels=self.levels)
         self.fade.begin(steps)
 
     def _add(self) -> None:
@@ -284,6 +285,7 @@ class ProgressiveCritic(Recorded, nn.Module):
         _retire(self.images)
         _append(self.blocks, block, self)
         _append(self.images, _first(self.shape[0], after), self)
+        arguments_became(self, levels=self.levels)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-3:] != self.shape:

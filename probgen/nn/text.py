@@ -110,8 +110,8 @@ class TextEncoder(Recorded, nn.Module):
         self.length = length
         self.width = width
         self.padding = padding
+        # of unit scale: smaller ones drown in what attention adds, and all texts look alike for long
         self.embed = nn.Embedding(levels, width)
-        small(self.embed)
         self.encoder = _Encoder(length, width, layers, heads, dropout)
 
     @property

@@ -218,7 +218,7 @@ class UNet(Recorded, nn.Module):
         widths = [width * multiplier for multiplier in multipliers]
         mixed = [heads if level >= len(widths) - attention else 0 for level in range(len(widths))]
         attended = 0 if self.conditioning.encoder is None else self.conditioning.encoder.width
-        self.first = nn.Conv2d(shape[0], width, 3, padding=1)
+        self.first = nn.Conv2d(shape[0], widths[0], 3, padding=1)
         down = [[(w, w)] * blocks for w in widths]
         up = [[(2 * w, w)] * blocks for w in widths]
         self.down = nn.ModuleList(
@@ -234,8 +234,8 @@ class UNet(Recorded, nn.Module):
         )
         coarsest = [(widths[-1], widths[-1])] * 2
         self.middle = Resolution(coarsest, embedding, dropout, mixed[-1], attended)
-        out = nn.Conv2d(width, shape[0] if outputs is None else outputs, 3, padding=1)
-        self.last = nn.Sequential(group_norm(width), nn.SiLU(), zero(out))
+        out = nn.Conv2d(widths[0], shape[0] if outputs is None else outputs, 3, padding=1)
+        self.last = nn.Sequential(group_norm(widths[0]), nn.SiLU(), zero(out))
 
     @property
     def context_size(self) -> int:

@@ -102,10 +102,10 @@ def open_frame(ax: Any) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def as_numbers(name: str, value: Any) -> np.ndarray:
+def doubles_of(name: str, value: Any) -> np.ndarray:
     """Rows in any form as an array of double precision, NaN where values are missing.
 
-    >>> as_numbers("values", [1, None])
+    >>> doubles_of("values", [1, None])
     array([ 1., nan])
     """
     return rows_from(name, value).detach().cpu().double().numpy()
@@ -118,7 +118,7 @@ def vector_of(name: str, value: Any) -> np.ndarray:
     Traceback (most recent call last):
     ValueError: expected values of shape (N,), N >= 1, got (1, 1); flatten them
     """
-    found = as_numbers(name, list(value) if isinstance(value, range | tuple) else value)
+    found = doubles_of(name, list(value) if isinstance(value, range | tuple) else value)
     if found.ndim != 1 or not len(found):
         advice = "flatten them" if found.size else "give one or more"
         raise ValueError(f"expected {name} of shape (N,), N >= 1, got {found.shape}; {advice}")

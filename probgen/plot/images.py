@@ -11,7 +11,7 @@ import numpy as np
 
 from probgen.core import checks
 from probgen.core.keywords import explained
-from probgen.plot.canvas import as_numbers, axes_for, names_for, number_text
+from probgen.plot.canvas import axes_for, doubles_of, names_for, number_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def images(
     checks.at_least(1, **checks.given(columns=columns))
     checks.pair(**checks.given(bounds=bounds))
     checks.text(cmap=cmap)
-    grid = ImageGrid.of(as_images(as_numbers("x", x), shape), columns, titled=titles is not None)
+    grid = ImageGrid.of(as_images(doubles_of("x", x), shape), columns, titled=titles is not None)
     checks.texts(**checks.given(titles=titles))
     if titles is not None:
         checks.length(grid.count, titles=list(titles))
@@ -86,18 +86,18 @@ def images(
     mosaic = _mosaic(grid, float(low), float(high), cmap)
     tall, wide = mosaic.shape[:2]
     unit = INCHES / max(tall, wide)
-    ax = axes_for(ax, (max(2.5, unit * wide) + 0.4, max(1.2, unit * tall) + 0.4))
-    ax.imshow(mosaic, interpolation="nearest", aspect="equal")
-    _label_sides(ax, grid, row_labels, column_labels)
+    panel: Any = axes_for(ax, (max(2.5, unit * wide) + 0.4, max(1.2, unit * tall) + 0.4))
+    panel.imshow(mosaic, interpolation="nearest", aspect="equal")
+    _label_sides(panel, grid, row_labels, column_labels)
     for title, (_, row, column) in zip(titles or (), grid.places(), strict=False):
         middle = grid.left(column) + grid.width / 2 - 0.5
         where = {"ha": "center", "va": "bottom", "fontsize": "small"}
-        ax.text(middle, grid.top(row) - 0.5, title, **where)
+        panel.text(middle, grid.top(row) - 0.5, title, **where)
     told = _told(float(low), float(high), cmap, color=grid.pictures.shape[-1] == 3)
     missing = ", orange: missing" * bool(np.isnan(grid.pictures).any())
     below = {"ha": "right", "va": "top", "fontsize": "x-small", "color": "0.4"}
-    ax.text(1.0, -0.01, told + missing, transform=ax.transAxes, **below)
-    return ax
+    panel.text(1.0, -0.01, told + missing, transform=panel.transAxes, **below)
+    return panel
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class ImageGrid:
                     f"expected columns={values.shape[1]}, those of the rows of images, got "
                     f"{columns}; leave it out"
                 )
-            return cls(values.reshape(-1, *values.shape[2:]), *values.shape[:2], titled)
+            rows, across = values.shape[:2]
+            return cls(values.reshape(-1, *values.shape[2:]), rows, across, titled)
         count = len(values)
         wide = min(count, columns or math.ceil(math.sqrt(2 * count)))
         return cls(values, math.ceil(count / wide), int(wide), titled)

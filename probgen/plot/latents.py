@@ -25,10 +25,10 @@ from probgen.infer.given import guide_trace
 from probgen.infer.posterior import posterior, predictive
 from probgen.plot.canvas import (
     MAP,
-    as_numbers,
     axes_for,
     classes_of,
     colors_for,
+    doubles_of,
     number_text,
     open_frame,
 )
@@ -90,12 +90,12 @@ def embedding(
             f"expected basis with {values.shape[1]} columns, those of points, got "
             f"{like.shape[1]}; give rows of the same variables"
         )
-    ax = axes_for(ax, (5.0, 4.2))
+    panel: Any = axes_for(ax, (5.0, 4.2))
     plane, axis_labels = _plane(values, like)
-    ax.set(xlabel=axis_labels[0], ylabel=axis_labels[1], title=title)
-    _scatter(ax, plane, labels)
-    open_frame(ax)
-    return ax
+    panel.set(xlabel=axis_labels[0], ylabel=axis_labels[1], title=title)
+    _scatter(panel, plane, labels)
+    open_frame(panel)
+    return panel
 
 
 @explained
@@ -194,8 +194,9 @@ def reconstructions(
     x, *_ = as_rows(gen, *rows, missing=True)
     made = _reconstructed(gen, *rows, draws=draws, seed=seed)
     both = torch.stack([x.to(made).cpu(), made.cpu()])
-    labels = {"row_labels": ("data", "reconstruction")}
-    return images(both, shape=_event_shape(shape, x), bounds=bounds, cmap=cmap, ax=ax, **labels)
+    shape = _event_shape(shape, x)
+    words = ("data", "reconstruction")
+    return images(both, shape=shape, bounds=bounds, cmap=cmap, row_labels=words, ax=ax)
 
 
 @explained
@@ -414,7 +415,8 @@ def _mean_of(found: Any, gen: Any) -> Tensor:
 
 @infers
 @torch.no_grad()
-def _reconstructed(gen: Any, *rows: Any, draws: int, seed: Seed) -> Tensor:
+@takes_seed
+def _reconstructed(gen: Any, *rows: Any, draws: int) -> Tensor:
     x, *beside = as_rows(gen, *rows, missing=True)
     with seeded(0):  # to ask the guide what it draws
         try:
@@ -423,7 +425,7 @@ def _reconstructed(gen: Any, *rows: Any, draws: int, seed: Seed) -> Tensor:
         except TypeError:
             if not sample_sites(guide_trace(gen, (x, *beside))):
                 raise
-    found = predictive(gen, *rows, draws=draws, compile=False, seed=seed)
+    found = predictive(gen, *rows, draws=draws, compile=False)
     return found["x"].to(torch.get_default_dtype()).mean(0)
 
 
@@ -540,7 +542,7 @@ def _flat(means: Tensor) -> Tensor:
 
 
 def _rows_of(name: str, value: Any) -> np.ndarray:
-    found = as_numbers(name, value)
+    found = doubles_of(name, value)
     if found.ndim != 2 or found.shape[1] < 2 or not len(found):
         raise ValueError(
             f"expected {name} of shape (N, D), N >= 1, D >= 2, got {found.shape}; give rows of two "
@@ -580,7 +582,7 @@ def _scatter(ax: Any, plane: np.ndarray, labels: Any) -> None:
         return
     found = classes_of(labels, len(plane))
     if found is None:
-        values = as_numbers("labels", labels)
+        values = doubles_of("labels", labels)
         points = ax.scatter(*plane.T, c=values, cmap=MAP, **style)
         ax.figure.colorbar(points, ax=ax, label="label")
         return

@@ -15,10 +15,10 @@ from probgen.core.modes import infers
 from probgen.core.seeds import seeded
 from probgen.plot.canvas import (
     FAINT,
-    as_numbers,
     axes_for,
     classes_of,
     colors_for,
+    doubles_of,
     names_for,
     open_frame,
 )
@@ -79,10 +79,11 @@ def components(
     checks.sizes(0, dims=dims)
     checks.length(2, dims=dims)
     checks.numbers("positive", deviations=deviations)
+    given: Any = mixture
     first, second = (int(dim) for dim in dims)
-    means = as_numbers("means", mixture.means)
-    covariances = as_numbers("covariances", mixture.covariances)
-    weights = as_numbers("weights", mixture.weights)
+    means = doubles_of("means", given.means)
+    covariances = doubles_of("covariances", given.covariances)
+    weights = doubles_of("weights", given.weights)
     if max(first, second) >= means.shape[1] or first == second:
         raise ValueError(
             f"expected dims that are two of the {means.shape[1]} columns, got {tuple(dims)}; "
@@ -91,24 +92,24 @@ def components(
     labels = [f"column {first}", f"column {second}"]
     if names is not None:
         labels = names_for(2, "", names, "names")
-    ax = axes_for(ax, (5.2, 4.2))
+    panel: Any = axes_for(ax, (5.2, 4.2))
     colors = colors_for(len(weights))
     if x is not None:
-        _scatter_members(ax, mixture, x, (first, second), colors)
+        _scatter_members(panel, mixture, x, (first, second), colors)
     both = [first, second]
     for k, color in enumerate(colors):
         for deviation in deviations:
             covariance = covariances[k][np.ix_(both, both)]
-            _add_ellipse(ax, means[k, both], covariance, float(deviation), color)
+            _add_ellipse(panel, means[k, both], covariance, float(deviation), color)
         label = f"component {k}: {weights[k]:.0%}".replace("%", " %")
-        ax.plot(*means[k, both], "o", color=color, mec="white", ms=7, label=label)
-    ax.autoscale_view()
-    ax.set(xlabel=labels[0], ylabel=labels[1])
+        panel.plot(*means[k, both], "o", color=color, mec="white", ms=7, label=label)
+    panel.autoscale_view()
+    panel.set(xlabel=labels[0], ylabel=labels[1])
     if len(weights) <= 10:
         beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
-        ax.legend(**beside, fontsize="small", handletextpad=0.2)
-    open_frame(ax)
-    return ax
+        panel.legend(**beside, fontsize="small", handletextpad=0.2)
+    open_frame(panel)
+    return panel
 
 
 @explained
@@ -167,34 +168,34 @@ def memberships(
     group = np.zeros(len(shares), dtype=int) if found is None else found[1]
     likeliest = shares.argmax(1)
     order = np.lexsort((-shares.max(1), likeliest, group))
-    ax = axes_for(ax, (6.4, 2.4))
+    panel: Any = axes_for(ax, (6.4, 2.4))
     edges = np.arange(len(shares) + 1)
     below = np.zeros(len(edges))
     colors = colors_for(shares.shape[1])
     for values, name, color in zip(shares[order].T, component_names, colors, strict=True):
         top = below + np.append(values, values[-1:])
-        ax.fill_between(edges, below, top, step="post", color=color, lw=0, label=name)
+        panel.fill_between(edges, below, top, step="post", color=color, lw=0, label=name)
         below = top
-    ax.set(xlim=(0, len(shares)), ylim=(0, 1), xlabel="row, sorted", ylabel="responsibility")
+    panel.set(xlim=(0, len(shares)), ylim=(0, 1), xlabel="row, sorted", ylabel="responsibility")
     if found is not None:
-        _part(ax, found[0], np.bincount(found[1]))
+        _part(panel, found[0], np.bincount(found[1]))
     if len(component_names) <= 10:
         beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
-        ax.legend(**beside, fontsize="small")
-    return ax
+        panel.legend(**beside, fontsize="small")
+    return panel
 
 
 @infers
 @torch.no_grad()
 def _shares_of(mixture: Any, x: Any) -> np.ndarray:
     with seeded(0):  # those of Bayesian mixtures are averages over draws
-        return as_numbers("responsibilities", mixture.responsibilities(x))
+        return doubles_of("responsibilities", mixture.responsibilities(x))
 
 
 def _scatter_members(
     ax: Any, mixture: Any, x: Any, dims: tuple[int, int], colors: Sequence[Any]
 ) -> None:
-    rows = as_numbers("x", x)
+    rows = doubles_of("x", x)
     likeliest = _shares_of(mixture, x).argmax(1)
     size = float(np.clip(2000 / len(rows), 3, 16))
     for k, color in enumerate(colors):
@@ -210,7 +211,8 @@ def _add_ellipse(
     sizes, directions = np.linalg.eigh(covariance)
     width, height = 2 * deviation * np.sqrt(np.maximum(sizes, 0.0))
     angle = float(np.degrees(np.arctan2(directions[1, 0], directions[0, 0])))
-    ax.add_patch(Ellipse(mean, width, height, angle=angle, fill=False, color=color, lw=1.5))
+    center = (float(mean[0]), float(mean[1]))
+    ax.add_patch(Ellipse(center, width, height, angle=angle, fill=False, color=color, lw=1.5))
 
 
 def _part(ax: Any, names: Sequence[str], counts: np.ndarray) -> None:

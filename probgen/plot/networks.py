@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.keywords import explained
-from probgen.plot.canvas import FIRST, as_numbers, axes_for, names_for
+from probgen.plot.canvas import FIRST, axes_for, doubles_of, names_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,17 +80,17 @@ def graph(
     observed = set() if x is None else _observed_in(x)
     where = _places(found) if positions is None else _given_places(positions, len(found.names))
     low, high = where.min(0), where.max(0)
-    ax = axes_for(ax, _inches(words, where))
-    ax.set(xlim=(low[0] - 0.6, high[0] + 0.6), ylim=(low[1] - 0.5, high[1] + 0.5))
-    ax.axis("off")
+    panel: Any = axes_for(ax, _inches(words, where))
+    panel.set(xlim=(low[0] - 0.6, high[0] + 0.6), ylim=(low[1] - 0.5, high[1] + 0.5))
+    panel.axis("off")
     if len(found.names) > NAMED and names is None:
-        _draw_dots(ax, found, where)
-        return ax
+        _draw_dots(panel, found, where)
+        return panel
     boxes = []
     for place, (word, (across, up)) in enumerate(zip(words, where, strict=True)):
         box = {"boxstyle": "round,pad=0.35", "fc": SHADED if place in observed else PLAIN}
         style = {"ha": "center", "va": "center", "fontsize": "small", "zorder": 3}
-        boxes.append(ax.text(across, up, word, bbox={**box, "ec": FIRST, "lw": 1.2}, **style))
+        boxes.append(panel.text(across, up, word, bbox={**box, "ec": FIRST, "lw": 1.2}, **style))
     for parent, child in found.edges:
         bend = _bend(where, parent, child)
         arrow = {
@@ -103,8 +103,8 @@ def graph(
             "shrinkA": 1,
             "shrinkB": 1,
         }
-        ax.annotate("", where[child], where[parent], arrowprops=arrow)
-    return ax
+        panel.annotate("", where[child], where[parent], arrowprops=arrow)
+    return panel
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _named_links(parents: Mapping[str, Sequence[str]], names: Sequence[str] | No
 def _answers(network: Any, x: Any, names: Sequence[str]) -> list[str]:
     """The name of each variable with the probabilities of its states given a row."""
     checks.has(("marginals",), "leave x out", network=network)
-    row = as_numbers("x", x)
+    row = doubles_of("x", x)
     if row.shape != (1, len(names)):
         raise ValueError(
             f"expected one row x of shape (1, {len(names)}), got {row.shape}; make it by "
@@ -200,12 +200,12 @@ def _answers(network: Any, x: Any, names: Sequence[str]) -> list[str]:
 
 
 def _observed_in(x: Any) -> set[int]:
-    row = as_numbers("x", x)[0]
+    row = doubles_of("x", x)[0]
     return set(np.flatnonzero(~np.isnan(row)).tolist())
 
 
 def _given_places(positions: Any, count: int) -> np.ndarray:
-    where = as_numbers("positions", np.asarray(positions, dtype=float))
+    where = doubles_of("positions", np.asarray(positions, dtype=float))
     if where.shape != (count, 2):
         raise ValueError(
             f"expected positions of shape ({count}, 2), one for each variable, got {where.shape}; "
@@ -236,7 +236,7 @@ def _layered(count: int, edges: Sequence[tuple[int, int]]) -> np.ndarray:
         place[group] = np.arange(len(group)) - (len(group) - 1) / 2
     for sweep in range(SWEEPS):
         for group in groups if sweep % 2 == 0 else groups[::-1]:
-            means = np.array([_mean_place(node, edges, place) for node in group])
+            means = np.array([_mean_place(int(node), edges, place) for node in group])
             order = np.argsort(means, kind="stable")
             place[group[order]] = np.arange(len(group)) - (len(group) - 1) / 2
     return np.stack([place, -layer.astype(float)], 1)

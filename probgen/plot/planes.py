@@ -24,7 +24,7 @@ from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.ode import ContinuousTransform, FixedSteps
 from probgen.distributions.flows.rescaled import Rescaled
 from probgen.distributions.guidance.rule import plain
-from probgen.plot.canvas import MAP, SECOND, as_numbers, axes_for, names_for, open_frame
+from probgen.plot.canvas import MAP, SECOND, axes_for, doubles_of, names_for, open_frame
 from probgen.sampling import sample
 from probgen.scoring import log_likelihood
 
@@ -108,7 +108,7 @@ def density(
     checks.at_least(2, points=points)
     checks.at_least(1, particles=particles)
     labels = names_for(2, "column ", names, "names")
-    rows = None if x is None else _in_a_plane("x", as_numbers("x", x))
+    rows = None if x is None else _in_a_plane("x", doubles_of("x", x))
     if bounds is None:
         rows_there = _drawn_rows(gen, context, seed) if rows is None else rows
         limits = _around(rows_there)
@@ -123,7 +123,7 @@ def density(
     finite = logs[np.isfinite(logs)]
     top = float(finite.max()) if finite.size else 0.0
     values = np.maximum(logs, top - DEPTH) if log else np.exp(logs)
-    ax = axes_for(ax, (5.0, 4.0))
+    panel: Any = axes_for(ax, (5.0, 4.0))
     extent = (*limits[0], *limits[1])
     style = {
         "origin": "lower",
@@ -131,15 +131,15 @@ def density(
         "cmap": LIGHT_TO_DARK,
         "interpolation": "bilinear",
     }
-    picture = ax.imshow(values, extent=extent, **style)
-    bar = ax.figure.colorbar(picture, ax=ax)
+    picture = panel.imshow(values, extent=extent, **style)
+    bar = panel.figure.colorbar(picture, ax=panel)
     bar.set_label(word)
     bar.outline.set_visible(False)
     if rows is not None:
         size = float(np.clip(1000 / len(rows), 2, 12))
-        ax.scatter(*rows.T, s=size, color=SECOND, alpha=0.6, linewidths=0)
-    ax.set(xlabel=labels[0], ylabel=labels[1], xlim=limits[0], ylim=limits[1])
-    return ax
+        panel.scatter(*rows.T, s=size, color=SECOND, alpha=0.6, linewidths=0)
+    panel.set(xlabel=labels[0], ylabel=labels[1], xlim=limits[0], ylim=limits[1])
+    return panel
 
 
 @explained
@@ -195,24 +195,25 @@ def paths(
     """
     checks.generative(gen=gen)
     checks.at_least(1, n=n)
-    behind = None if x is None else _in_a_plane("x", as_numbers("x", x))
+    behind = None if x is None else _in_a_plane("x", doubles_of("x", x))
     found = _followed(gen, int(n), context, sampler, guidance, seed=seed)
     states = found.states
-    ax = axes_for(ax, (5.0, 4.2))
+    panel: Any = axes_for(ax, (5.0, 4.2))
     lines = _colored_lines(found)
-    ax.add_collection(lines)
-    bar = ax.figure.colorbar(lines, ax=ax, label="time: from noise, 1, to data, 0")
+    panel.add_collection(lines)
+    bar = panel.figure.colorbar(lines, ax=panel, label="time: from noise, 1, to data, 0")
     bar.outline.set_visible(False)
     if behind is not None:
-        ax.scatter(*behind.T, s=4, color="0.8", linewidths=0, zorder=0, label="data")
-    ax.scatter(*states[0].T, s=9, fc="none", ec="0.55", lw=0.6, label="noise")
-    ax.scatter(*states[-1].T, s=9, color="black", linewidths=0, zorder=3, label="draws")
-    ax.autoscale_view()
-    ax.set(xlabel="column 0", ylabel="column 1", aspect="equal")
+        panel.scatter(*behind.T, s=4, color="0.8", linewidths=0, zorder=0, label="data")
+    panel.scatter(*states[0].T, s=9, fc="none", ec="0.55", lw=0.6, label="noise")
+    panel.scatter(*states[-1].T, s=9, color="black", linewidths=0, zorder=3, label="draws")
+    panel.autoscale_view()
+    panel.set(xlabel="column 0", ylabel="column 1")
+    panel.set_aspect("equal", adjustable="datalim")
     above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
-    ax.legend(frameon=False, fontsize="small", handletextpad=0.1, **above)
-    open_frame(ax)
-    return ax
+    panel.legend(frameon=False, fontsize="small", handletextpad=0.1, **above)
+    open_frame(panel)
+    return panel
 
 
 class Trajectories(NamedTuple):
@@ -251,11 +252,12 @@ def _(distribution: GaussianDiffused, n: int) -> Trajectories:
     rule = plain if distribution.guidance is None else distribution.guidance
     seen: dict[float, Tensor] = {}
 
-    def watched(predictor: Any, z: Tensor, t: Tensor, context: Any) -> Tensor:
+    def watched(predictor: Any, z: Tensor, t: Tensor, context: Any) -> Any:
         seen[float(t.reshape(-1)[0])] = z  # what is asked last at a time is where steps lead
         return rule(predictor, z, t, context)
 
-    drawn = distribution.using(guidance=watched).sample((n,))
+    watching: Any = watched
+    drawn = distribution.using(guidance=watching).sample((n,))
     times = sorted((time for time in seen if time > 0), reverse=True)
     states = torch.stack([*(seen[time] for time in times), drawn])
     return Trajectories(np.array([*times, 0.0]), states)
@@ -338,9 +340,9 @@ def _colored_lines(found: Trajectories) -> Any:
     from matplotlib.collections import LineCollection
 
     states = found.states
-    segments = np.stack([states[:-1], states[1:]], 2).reshape(-1, 2, 2)
+    segments: Any = np.stack([states[:-1], states[1:]], 2).reshape(-1, 2, 2)
     times = np.repeat((found.times[:-1] + found.times[1:]) / 2, states.shape[1])
-    lines = LineCollection(segments, cmap=f"{MAP}_r", linewidths=0.7, alpha=0.6)
+    lines = LineCollection(segments, cmap=MAP, linewidths=0.7, alpha=0.6)
     lines.set_array(times)
     lines.set_clim(0.0, 1.0)
     return lines
@@ -377,7 +379,7 @@ def _drawn_rows(gen: Any, context: Any, seed: Seed) -> np.ndarray:
     """Some draws of a model of two variables ``(N, 2)``; the same every time without a seed."""
     drawn = sample(gen, DRAWN, context, seed=0 if seed is None else seed)
     drawn = drawn if context is None else drawn.flatten(0, 1)
-    return _in_a_plane("draws", as_numbers("draws", drawn))
+    return _in_a_plane("draws", doubles_of("draws", drawn))
 
 
 def _in_a_plane(name: str, rows: np.ndarray) -> np.ndarray:

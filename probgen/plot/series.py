@@ -13,9 +13,9 @@ from probgen.core import checks
 from probgen.core.keywords import explained
 from probgen.core.modes import inference_mode_of
 from probgen.plot.canvas import (
-    as_numbers,
     axes_for,
     colors_for,
+    doubles_of,
     names_for,
     open_frame,
     vector_of,
@@ -86,11 +86,11 @@ def states(
     at = np.arange(length, dtype=float) if time is None else vector_of("time", time)
     if len(at) != length:
         raise ValueError(f"expected time of {length} steps, got {len(at)}; give one for each step")
-    ax = axes_for(ax, (7.0, 3.2))
+    panel: Any = axes_for(ax, (7.0, 3.2))
     edges = _edges(at)
     colors = colors_for(count)
     if marginals:
-        behind = _right_axis(ax)
+        behind = _right_axis(panel)
         below = np.zeros(length + 1)
         for k, color in enumerate(colors):
             top = below + np.append(found[:, k], found[-1, k])
@@ -100,16 +100,16 @@ def states(
         behind.set(ylim=(0, 1), ylabel="probability of the states")
         handles = behind.collections
     else:
-        handles = _bands(ax, found, edges, colors, labels)
-    values = as_numbers("x", series)[0].reshape(length, -1)
+        handles = _bands(panel, found, edges, colors, labels)
+    values = doubles_of("x", series)[0].reshape(length, -1)
     for column, values_of_one in enumerate(values.T):
         shade = str(0.1 + 0.5 * column / max(1, values.shape[1]))
-        ax.plot(at, values_of_one, color=shade, lw=1.0, marker=".", ms=3)
-    ax.set(xlabel="step" if time is None else "time", ylabel="x", xlim=(edges[0], edges[-1]))
+        panel.plot(at, values_of_one, color=shade, lw=1.0, marker=".", ms=3)
+    panel.set(xlabel="step" if time is None else "time", ylabel="x", xlim=(edges[0], edges[-1]))
     above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": min(5, count)}
-    ax.legend(handles=list(handles), frameon=False, fontsize="small", **above)
-    ax.spines["top"].set_visible(False)
-    return ax
+    panel.legend(handles=list(handles), frameon=False, fontsize="small", **above)
+    panel.spines["top"].set_visible(False)
+    return panel
 
 
 @explained
@@ -149,7 +149,7 @@ def forecast(
     >>> ax.lines[0].get_xdata()[[0, -1]], len(ax.collections)
     (array([30, 41]), 2)
     """
-    values = as_numbers("draws", draws)
+    values = doubles_of("draws", draws)
     if values.ndim not in (2, 3) or len(values) < 2 or not values.size:
         raise ValueError(
             f"expected draws of shape (S, T) or (S, T, D), S >= 2, got {values.shape}; for one "
@@ -164,7 +164,7 @@ def forecast(
     seen = None if observed is None else _observed(observed, count)
     first = (0 if seen is None else len(seen)) if start is None else int(start)
     labels = names_for(count, "column ", names, "names")
-    ax = axes_for(ax, (6.4, 3.2))
+    panel: Any = axes_for(ax, (6.4, 3.2))
     steps = first + np.arange(values.shape[1])
     for column, color in enumerate(colors_for(count)):
         one = values[:, :, column]
@@ -172,21 +172,21 @@ def forecast(
             ends = np.nanquantile(one, [(1 - level) / 2, (1 + level) / 2], axis=0)
             label = f"{level:.0%} of the draws".replace("%", " %") if column == 0 else None
             area = {"color": color, "alpha": 0.25, "lw": 0, "label": label}
-            ax.fill_between(steps, *ends, **area)
+            panel.fill_between(steps, *ends, **area)
         median = "median" if count == 1 else labels[column]
-        ax.plot(steps, np.nanmedian(one, axis=0), color=color, lw=1.5, label=median)
+        panel.plot(steps, np.nanmedian(one, axis=0), color=color, lw=1.5, label=median)
         if seen is not None:
             dots = {"color": "black" if count == 1 else color, "lw": 0.6, "ms": 4}
             told = "observed" if column == 0 else None
-            ax.plot(np.arange(len(seen)), seen[:, column], ".-", label=told, **dots)
+            panel.plot(np.arange(len(seen)), seen[:, column], ".-", label=told, **dots)
     if seen is not None and first > 0:
-        ax.axvline(first - 0.5, color="0.8", lw=0.8, zorder=0)
-    ax.set(xlabel="step", ylabel=labels[0] if count == 1 and names else "x")
-    told = ax.get_legend_handles_labels()[1]
+        panel.axvline(first - 0.5, color="0.8", lw=0.8, zorder=0)
+    panel.set(xlabel="step", ylabel=labels[0] if count == 1 and names else "x")
+    told = panel.get_legend_handles_labels()[1]
     above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": min(5, len(told))}
-    ax.legend(frameon=False, fontsize="small", **above)
-    open_frame(ax)
-    return ax
+    panel.legend(frameon=False, fontsize="small", **above)
+    open_frame(panel)
+    return panel
 
 
 def _distribution_of(hmm: Any, context: Any) -> Any:
@@ -203,7 +203,7 @@ def _distribution_of(hmm: Any, context: Any) -> Any:
 def _one_series(distribution: Any, x: Any) -> Tensor:
     """The series as ``(1, T, *event)``."""
     ndim = len(distribution.event_shape)
-    series = torch.as_tensor(as_numbers("x", x)).to(distribution.like)
+    series = torch.as_tensor(doubles_of("x", x)).to(distribution.like)
     series = series if series.ndim > ndim else series[None]
     if series.ndim != ndim + 1 or len(series) != 1:
         raise ValueError(
@@ -217,14 +217,14 @@ def _states_of(hmm: Any, distribution: Any, series: Tensor, marginals: bool) -> 
     """The path ``(T,)``, or probabilities ``(T, K)``, averaged over a batch of distributions."""
     with inference_mode_of(hmm), torch.no_grad():
         if not marginals:
-            found = as_numbers("states", distribution.most_likely_states(series))
+            found = doubles_of("states", distribution.most_likely_states(series))
             if found.size != found.shape[-1]:
                 raise ValueError(
                     f"expected one distribution, got {found.size // found.shape[-1]}, of which "
                     "each has a path of its own; pass marginals=True"
                 )
             return found.reshape(-1).astype(int)
-        found = as_numbers("states", distribution.smooth(series))
+        found = doubles_of("states", distribution.smooth(series))
     return found.reshape(-1, *found.shape[-2:]).mean(0)
 
 
@@ -264,7 +264,7 @@ def _right_axis(ax: Any) -> Any:
 
 
 def _observed(observed: Any, columns: int) -> np.ndarray:
-    seen = as_numbers("observed", observed)
+    seen = doubles_of("observed", observed)
     seen = seen.reshape(len(seen), -1) if seen.ndim else seen
     if seen.ndim != 2 or seen.shape[1] != columns or not len(seen):
         raise ValueError(

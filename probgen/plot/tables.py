@@ -13,7 +13,7 @@ import numpy as np
 from probgen.core import checks
 from probgen.core.conversion import has_named_columns
 from probgen.core.keywords import explained
-from probgen.plot.canvas import FIRST, SECOND, as_numbers, names_for, open_frame, several_axes
+from probgen.plot.canvas import FIRST, SECOND, doubles_of, names_for, open_frame, several_axes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,7 +155,8 @@ def column_pairs(
             ax = grid[row, column]
             side = 0 if row > column else 1
             if row == column:
-                _draw_histograms(ax, *(each.values for each in pairs[row]), limits[row], int(bins))
+                one, other = pairs[row]
+                _draw_histograms(ax, one.values, other.values, limits[row], int(bins))
                 ax.set_yticks([])
             else:
                 across, up = (_some(pairs[n][side].values, int(most)) for n in (column, row))
@@ -209,7 +210,7 @@ def _table_of(
     if isinstance(table, Mapping) or has_named_columns(table):
         found = {str(name): list(table[name]) for name in getattr(table, "columns", table)}
         return [_column(name, values, keep_rows) for name, values in found.items()]
-    values = as_numbers(word, table)
+    values = doubles_of(word, table)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or not values.size:
         raise ValueError(
@@ -225,7 +226,7 @@ def _table_of(
 def _column(name: str, values: Any, keep_rows: bool) -> DrawnColumn:
     """Its known values; with ``keep_rows`` NaN stays in its place."""
     try:
-        numbers = as_numbers(name, values)
+        numbers = doubles_of(name, values)
     except TypeError:
         known = [str(value) for value in values if isinstance(value, str | bytes)]
         return DrawnColumn(name, np.array(known), 1 - len(known) / len(values))
@@ -241,8 +242,10 @@ def _draw_column(ax: Any, real: DrawnColumn, synthetic: DrawnColumn, bins: int) 
         return
     both = np.concatenate([real.values, synthetic.values])
     if len(np.unique(both)) <= FEWEST and (both == np.round(both)).all():
-        shown = [[f"{value:g}" for value in each.values] for each in (real, synthetic)]
-        _draw_counts(ax, *shown, order=[f"{value:g}" for value in np.unique(both)])
+        order = [f"{value:g}" for value in np.unique(both)]
+        first = [f"{value:g}" for value in real.values]
+        second = [f"{value:g}" for value in synthetic.values]
+        _draw_counts(ax, first, second, order)
         return
     _draw_histograms(ax, real.values, synthetic.values, _shared_limits(real, synthetic), bins)
 

@@ -55,31 +55,33 @@ def loss_curve(
     '3 steps done'
     """
     steps = _checked(history, window, parts=parts)
-    ax = axes_for(ax)
+    panel: Any = axes_for(ax)
     width = max(1, round(SHARE * len(steps))) if window is None else int(window)
     loss = np.array(history.loss)
     if width > 1:
-        ax.plot(steps, loss, color=FIRST, lw=0.6, alpha=0.3, label="each step")
-        ax.plot(steps, smoothed(loss, width), color=FIRST, label=f"mean of {width} steps")
+        panel.plot(steps, loss, color=FIRST, lw=0.6, alpha=0.3, label="each step")
+        panel.plot(steps, smoothed(loss, width), color=FIRST, label=f"mean of {width} steps")
     else:
-        ax.plot(steps, loss, color=FIRST, lw=1.0, label="each step")
+        panel.plot(steps, loss, color=FIRST, lw=1.0, label="each step")
     if parts:
         for color, (name, values) in zip(
             colors_for(len(history.parts) + 2)[2:], history.parts.items(), strict=True
         ):
-            ax.plot(steps, smoothed(np.array(values), width), color=color, lw=1.0, label=name)
+            panel.plot(steps, smoothed(np.array(values), width), color=color, lw=1.0, label=name)
     if history.validation:
         places, values = np.array(history.validation, dtype=float).T
-        ax.plot(places, values, "o-", color=SECOND, ms=3, label="validation")
+        panel.plot(places, values, "o-", color=SECOND, ms=3, label="validation")
         if np.isfinite(values).any():
             best = int(np.nanargmin(values))
             label = f"best: {number_text(values[best])} at step {places[best]:.0f}"
-            ax.plot(places[best], values[best], "*", color=SECOND, ms=12, mec="white", label=label)
+            panel.plot(
+                places[best], values[best], "*", color=SECOND, ms=12, mec="white", label=label
+            )
     if not parts:
-        _leave_out_the_start(ax, loss, history)
-    _finish(ax, history, "loss per row, nats")
-    ax.set_title(history.stopped, loc="left", fontsize="medium")
-    return ax
+        _leave_out_the_start(panel, loss, history)
+    _finish(panel, history, "loss per row, nats")
+    panel.set_title(history.stopped, loc="left", fontsize="medium")
+    return panel
 
 
 @explained
@@ -97,16 +99,18 @@ def gradient_norms(history: History, *, window: int | None = None, ax: Axes | No
     'log'
     """
     steps = _checked(history, window)
-    ax = axes_for(ax)
+    panel: Any = axes_for(ax)
     width = max(1, round(SHARE * len(steps))) if window is None else int(window)
     norms = np.array(history.gradient_norm)
-    ax.plot(steps, norms, color=FIRST, lw=0.6, alpha=0.3 if width > 1 else 1.0, label="each step")
+    panel.plot(
+        steps, norms, color=FIRST, lw=0.6, alpha=0.3 if width > 1 else 1.0, label="each step"
+    )
     if width > 1:
-        ax.plot(steps, smoothed(norms, width), color=FIRST, label=f"mean of {width} steps")
+        panel.plot(steps, smoothed(norms, width), color=FIRST, label=f"mean of {width} steps")
     if (norms > 0).any():
-        ax.set_yscale("log")
-    _finish(ax, history, "norm of the gradient")
-    return ax
+        panel.set_yscale("log")
+    _finish(panel, history, "norm of the gradient")
+    return panel
 
 
 @explained
@@ -128,14 +132,14 @@ def learning_rates(history: History, *, ax: Axes | None = None) -> Axes:
         raise ValueError(
             "expected a history with learning rates, got one without; pass what fit returns"
         )
-    ax = axes_for(ax)
+    panel: Any = axes_for(ax)
     names = history.groups or [str(number) for number in range(len(history.learning_rates))]
     for place, (name, rates) in enumerate(zip(names, history.learning_rates, strict=True)):
         color = FEW[place % len(FEW)]
-        ax.plot(steps, rates, color=color, lw=1.5, label=f"group {name}" * (len(names) > 1))
-    ax.set_ylim(bottom=0)
-    _finish(ax, history, "learning rate")
-    return ax
+        panel.plot(steps, rates, color=color, lw=1.5, label=f"group {name}" * (len(names) > 1))
+    panel.set_ylim(bottom=0)
+    _finish(panel, history, "learning rate")
+    return panel
 
 
 def smoothed(values: np.ndarray, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.keywords import explained
-from probgen.plot.canvas import FIRST, SECOND, as_numbers, axes_for, open_frame, vector_of
+from probgen.plot.canvas import FIRST, SECOND, axes_for, doubles_of, open_frame, vector_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def khats(values: Tensor, *, bins: int = 30, ax: Axes | None = None) -> Axes:
     '50 % good, 25 % usable, 25 % bad'
     """
     checks.at_least(1, bins=bins)
-    found = np.atleast_1d(as_numbers("values", values)).reshape(-1)
+    found = np.atleast_1d(doubles_of("values", values)).reshape(-1)
     known = found[~np.isnan(found)]
     if not known.size:
         raise ValueError(
@@ -57,21 +57,21 @@ def khats(values: Tensor, *, bins: int = 30, ax: Axes | None = None) -> Axes:
             "pg.khat(gen, x, particles=1000)"
         )
     shown = np.clip(known, -1.0, 3.0)  # infinite ones, too
-    ax = axes_for(ax, (5.4, 3.2))
+    panel: Any = axes_for(ax, (5.4, 3.2))
     edges = np.linspace(min(0.0, shown.min()), max(1.0, shown.max()), int(bins) + 1)
-    ax.hist(shown, edges, color=FIRST, alpha=0.8)
+    panel.hist(shown, edges, color=FIRST, alpha=0.8)
     for limit, style, name in ((GOOD, ":", "0.5: good below"), (USABLE, "--", "0.7: bad above")):
-        ax.axvline(limit, color="black", ls=style, lw=1.2, label=name)
-    ax.axvspan(USABLE, edges[-1], color=SECOND, alpha=0.12, lw=0, zorder=0)
+        panel.axvline(limit, color="black", ls=style, lw=1.2, label=name)
+    panel.axvspan(USABLE, edges[-1], color=SECOND, alpha=0.12, lw=0, zorder=0)
     good, bad = (known <= GOOD).mean(), (known > USABLE).mean()
     title = f"{good:.0%} good, {1 - good - bad:.0%} usable, {bad:.0%} bad".replace("%", " %")
     if unknown := len(found) - len(known):
         title += f"; {unknown} unknown"
-    ax.set_title(title, loc="left", fontsize="medium")
-    ax.set(xlabel="k-hat", ylabel="rows", xlim=(edges[0], edges[-1]))
-    ax.legend(frameon=False, fontsize="small")
-    open_frame(ax)
-    return ax
+    panel.set_title(title, loc="left", fontsize="medium")
+    panel.set(xlabel="k-hat", ylabel="rows", xlim=(edges[0], edges[-1]))
+    panel.legend(frameon=False, fontsize="small")
+    open_frame(panel)
+    return panel
 
 
 @explained
@@ -108,22 +108,22 @@ def p_values(values: Tensor, *, bins: int = 20, ax: Axes | None = None) -> Axes:
     (10, 10.0)
     """
     checks.at_least(1, bins=bins)
-    found = _probabilities("values", np.atleast_1d(as_numbers("values", values)).reshape(-1))
+    found = _probabilities("values", np.atleast_1d(doubles_of("values", values)).reshape(-1))
     known = found[~np.isnan(found)]
     if not known.size:
         raise ValueError("expected p-values, got none that is known; leave NaN out")
-    ax = axes_for(ax, (5.4, 3.2))
-    ax.hist(known, np.linspace(0, 1, int(bins) + 1), color=FIRST, alpha=0.8, ec="white", lw=0.5)
+    panel: Any = axes_for(ax, (5.4, 3.2))
+    panel.hist(known, np.linspace(0, 1, int(bins) + 1), color=FIRST, alpha=0.8, ec="white", lw=0.5)
     expected = len(known) / bins
     low, high = _central_counts(len(known), 1 / bins)
-    ax.fill_between(
+    panel.fill_between(
         [0, 1], low, high, color="0.5", alpha=0.35, lw=0, label="95 % of uniform values"
     )
-    ax.axhline(expected, color="black", lw=1.2, label="uniform")
-    ax.set(xlabel="p-value", ylabel=f"count of {len(known)}", xlim=(0, 1))
-    ax.legend(frameon=False, fontsize="small")
-    open_frame(ax)
-    return ax
+    panel.axhline(expected, color="black", lw=1.2, label="uniform")
+    panel.set(xlabel="p-value", ylabel=f"count of {len(known)}", xlim=(0, 1))
+    panel.legend(frameon=False, fontsize="small")
+    open_frame(panel)
+    return panel
 
 
 @explained
@@ -178,22 +178,24 @@ def reliability(
     means = np.bincount(place, said, int(bins))[used] / counts[used]
     error = float((counts[used] / len(said) * np.abs(shares - means)).sum())
     low, high = _wilson(shares, counts[used])
-    ax = axes_for(ax, (4.4, 4.2))
-    ax.plot([0, 1], [0, 1], color="0.6", lw=1.0, ls="--", label="calibrated")
+    panel: Any = axes_for(ax, (4.4, 4.2))
+    panel.plot([0, 1], [0, 1], color="0.6", lw=1.0, ls="--", label="calibrated")
     lengths = np.maximum(0.0, np.stack([shares - low, high - shares]))
     style = {"fmt": "o-", "color": FIRST, "ms": 5, "lw": 1.2, "elinewidth": 0.8, "capsize": 2}
-    ax.errorbar(means, shares, yerr=lengths, label="came true", **style)
+    panel.errorbar(means, shares, yerr=lengths, label="came true", **style)
     edges = np.linspace(0, 1, int(bins) + 1)
     heights = 0.15 * counts / counts.max()
     bars = {"align": "edge", "color": "0.8", "ec": "white", "zorder": 0}
     label = f"predictions, {counts.max()} at most"
-    ax.bar(edges[:-1], heights, np.diff(edges), label=label, **bars)
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share that came true")
-    ax.set_title(f"calibration error {error:.3f}", loc="left", fontsize="medium")
-    ax.legend(frameon=False, fontsize="small", loc="upper left")
-    ax.set_aspect("equal")
-    open_frame(ax)
-    return ax
+    panel.bar(edges[:-1], heights, np.diff(edges), label=label, **bars)
+    panel.set(
+        xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share that came true"
+    )
+    panel.set_title(f"calibration error {error:.3f}", loc="left", fontsize="medium")
+    panel.legend(frameon=False, fontsize="small", loc="upper left")
+    panel.set_aspect("equal")
+    open_frame(panel)
+    return panel
 
 
 def _probabilities(name: str, found: np.ndarray) -> np.ndarray:
@@ -220,7 +222,7 @@ def _central_counts(count: int, share: float) -> tuple[float, float]:
 
 def _judged(probabilities: Any, outcomes: Any) -> tuple[np.ndarray, np.ndarray]:
     """What was said and whether it came true, ``(N,)`` each."""
-    said = _probabilities("probabilities", as_numbers("probabilities", probabilities))
+    said = _probabilities("probabilities", doubles_of("probabilities", probabilities))
     came = vector_of("outcomes", outcomes)
     if said.ndim not in (1, 2) or len(said) != len(came):
         raise ValueError(
