@@ -117,8 +117,16 @@ class PixelCNN(DistributionModule):
         self.head = entry_head(head)
         shown = context if picture is None else 0
         gated = [GatedLayer(width, reach, shown, dropout) for _ in range(layers)]
-        sizes = {"width": width, "outputs": head.width(1), "hidden": hidden, "block": block}
-        self.net = RasterNet(shape, embed, gated, **sizes, picture=picture)
+        self.net = RasterNet(
+            shape,
+            embed,
+            gated,
+            width=width,
+            outputs=head.width(1),
+            hidden=hidden,
+            block=block,
+            picture=picture,
+        )
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         net = self.net

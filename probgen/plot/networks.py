@@ -22,7 +22,7 @@ SWEEPS = 8  # over the layers, to have few crossings
 NAMED = 40  # with more variables they are dots
 STATES = 6  # of a variable that are listed
 KINDS = "pass a BayesianNetwork, ChowLiu, MixtureOfTrees, MarkovRandomField, or a dict of parents"
-BENDS = (0.0, 0.2, -0.2, 0.4, -0.4)
+BENDS = (0.0, 0.2, -0.2, 0.35, -0.35, 0.6, -0.6)
 ROOM = 0.4  # between an edge and other variables, which are 1 apart
 SHADED, PLAIN = "#cfe3f2", "white"
 
@@ -103,7 +103,7 @@ def graph(
             "shrinkA": 1,
             "shrinkB": 1,
         }
-        panel.annotate("", where[child], where[parent], arrowprops=arrow)
+        panel.annotate("", where[child], where[parent], arrowprops=arrow, zorder=2)
     return panel
 
 

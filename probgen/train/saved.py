@@ -23,6 +23,7 @@ from probgen.core.description import (
     differences,
     opaque_parts,
 )
+from probgen.core.keywords import explained
 from probgen.core.turns import in_turn
 from probgen.train.checkpoint import CheckpointError, left_behind, load_into, read, write
 
@@ -91,6 +92,7 @@ def versions() -> dict[str, Any]:
     return {"versions": found}
 
 
+@explained
 @in_turn
 def load(
     path: str | os.PathLike,
