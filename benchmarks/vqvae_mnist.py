@@ -18,6 +18,11 @@ places and codes                   images  tokens  bound
 4 x 4, 512 codes                    110.3    61.5  171.8
 =================================  ======  ======  =====
 
+Measured, seed 0, ten thousand test rows: **116.5 ± 0.2 nats** (images given their tokens 48.1, tokens
+68.4; 8 of 8 codes in use), after 4.4 and 11.6 minutes of one core (``--side 7 --width 32 --steps 4000
+--features 64 --layers 3 --prior-steps 2500 --codes 8``): far behind a VAE of the same pixels (83.3),
+whose latents need not be told exactly. Most draws of the prior are digits, some are none.
+
     python benchmarks/vqvae_mnist.py --data DIR --checkpoint vqvae_mnist.safetensors
 
 ``--data`` is a folder with the four IDX files of MNIST, packed or not, or an ``mnist.npz``. With

@@ -111,6 +111,7 @@ GOOD = {
     "OneHot": lambda: {"levels": 3},
     "SideBySide": lambda: {"net": pg.nn.MLP(4, [4], 2)},
     "Constant": lambda: {"*shape": (3,)},
+    "SkipConnection": lambda: {"net": pg.nn.MLP(3, [4], 2), "kept": 1},
     "ConvEncoder": lambda: {"shape": SHAPE, "outputs": 3, "hidden": (4,)},
     "ConvDecoder": lambda: {"inputs": 3, "shape": SHAPE, "hidden": (4,)},
     "DCGANGenerator": lambda: {"inputs": 3, "shape": SHAPE, "hidden": (4,)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from probgen.core.description.names import MISSING, TRUSTED, NotDescribed, harmless, imported
+from probgen.core.description.names import (
+    MISSING,
+    TRUSTED,
+    NotDescribed,
+    harmless,
+    imported,
+    public_name,
+)
 from probgen.core.description.reading import CONTAINERS, defaults
 from probgen.core.description.values import CONTAINED, Description, differences, form_of
 from probgen.core.description.writing import describe
@@ -45,7 +53,9 @@ class _Builder:
         self.calls = described.calls
         self.tensors = described.tensors
         self.packages = tuple(each for each in allow if isinstance(each, str))
-        self.allowed = {_own_name(each): each for each in allow if not isinstance(each, str)}
+        self.allowed = {
+            name: each for each in allow if not isinstance(each, str) for name in _names(each)
+        }
         self.made: list[Any] = []
 
     def root(self) -> Any:
@@ -87,7 +97,7 @@ class _Builder:
             "dtype": lambda: getattr(torch, content),
             "device": lambda: torch.device(content),
             "name": lambda: self.named(content),
-            "method": lambda: getattr(self.value(value["of"]), content),
+            "method": lambda: _method(self.value(value["of"]), content),
             "dict": lambda: {self.value(key): self.value(each) for key, each in content},
             "partial": lambda: self.partial(value),
         }
@@ -120,8 +130,20 @@ class _Builder:
         return found
 
 
-def _own_name(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
+def _names(thing: Any) -> set[str]:
+    """The name of its definition, and the one that files have."""
+    found = {f"{thing.__module__}.{thing.__qualname__}"}
+    with contextlib.suppress(NotDescribed):
+        found.add(public_name(thing))
+    return found
+
+
+def _method(of: Any, name: str) -> Any:
+    """What an object can do; not what Python keeps beside it."""
+    found = None if name.startswith("_") else getattr(of, name, None)
+    if not inspect.ismethod(found):
+        raise NotDescribed(f"{name} is no method of a {type(of).__name__}")
+    return found
 
 
 def _called(kind: Any, arguments: dict[str, Any]) -> Any:

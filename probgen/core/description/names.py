@@ -18,7 +18,13 @@ THEIRS = ("torch", "pyro")
 TRUSTED = (OURS, *THEIRS)
 # of others, what models are made of
 BUILT = (nn.Module, PyroDistribution, Distribution, Constraint, Transform)
-FUNCTIONS = ("torch.nn.functional", "pyro.infer.autoguide.initialization")
+# where that is defined; of ours, packages that neither read nor write files
+NETS = ("torch.nn", "torch.distributions", "pyro.distributions", "pyro.nn", "pyro.infer.autoguide")
+OWN = ("nn", "heads", "distributions", "models", "samplers", "text")
+OUR_FUNCTIONS = tuple(f"{OURS}.{each}" for each in OWN)
+PARTS = (*OUR_FUNCTIONS, f"{OURS}.core", f"{OURS}.objectives")
+FUNCTIONS = (*OUR_FUNCTIONS, "torch.nn.functional", "pyro.infer.autoguide.initialization")
+COMPILED = ("torch._C._nn", "torch._C._special")  # functions of tensors that are no Python
 MISSING = object()
 
 
@@ -79,9 +85,24 @@ def imported(name: str) -> Any:
 
 
 def harmless(found: Any, root: str, built: bool) -> bool:
-    """Whether a file may name it: what models are made of, and functions of tensors."""
-    if root == OURS:
-        return inspect.isclass(found) or inspect.isfunction(found)
-    if built or inspect.isclass(found):
-        return inspect.isclass(found) and issubclass(found, BUILT)
-    return inspect.isbuiltin(found) or found.__module__ in FUNCTIONS
+    """Whether a file may name it: what models are made of, and functions of tensors.
+
+    It counts where something was defined: modules show what they import, ``os`` as well.
+    """
+    own = getattr(found, "__module__", None) or ""
+    if own.split(".")[0] != root:
+        return False
+    if inspect.isclass(found):
+        return _within(own, PARTS) if root == OURS else _within(own, NETS) and issubclass(found, BUILT)
+    if built:
+        return False
+    if inspect.isbuiltin(found):
+        of_tensors = own == "torch" and found.__self__ is None and found.__name__ != "from_file"
+        return of_tensors or own in COMPILED
+    return inspect.isfunction(found) and _within(own, FUNCTIONS)
+
+
+def _within(module: str, packages: tuple[str, ...]) -> bool:
+    outside = f"{OURS}.core.description"  # which itself calls what it is told to
+    inside = any(f"{module}.".startswith(f"{each}.") for each in packages)
+    return inside and not module.startswith(outside)
