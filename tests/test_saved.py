@@ -108,6 +108,54 @@ def test_a_checkpoint_is_a_model(tmp_path):
     assert pg.log_likelihood(again, x).mean == pg.log_likelihood(gen.eval(), x).mean
 
 
+# -- what was changed after it was built
+
+
+def vae(decoder):
+    return pg.VAE(pg.standard_normal(2), decoder, Gaussian(MLP(3, [4], 4)))
+
+
+def other_decoder():
+    gen = vae(Gaussian(MLP(2, [4], 6, activation=nn.Tanh)))
+    gen.decoder = Gaussian(MLP(2, [4], 6, activation=nn.ReLU))
+    return gen
+
+
+def other_network():
+    gen = vae(Gaussian(MLP(2, [4], 6, activation=nn.Tanh)))
+    gen.decoder.net = nn.Sequential(nn.Linear(2, 6), nn.ReLU())
+    return gen
+
+
+def other_prior():
+    gen = vae(Gaussian(MLP(2, [4], 6)))
+    gen.prior = pg.GaussianMixture(2, 2)
+    return gen
+
+
+def other_component():
+    gen = pg.Mixture([pg.GaussianMixture(1, 2), pg.GaussianMixture(1, 2)])
+    gen.components[1] = pg.GaussianMixture(3, 2)
+    return gen
+
+
+def other_layer():
+    net = nn.Sequential(nn.Linear(2, 6), nn.Tanh())
+    net[1] = nn.ReLU()
+    return vae(Gaussian(net))
+
+
+@pytest.mark.parametrize(
+    "make", [other_decoder, other_network, other_prior, other_component, other_layer]
+)
+def test_a_model_is_saved_as_it_is_now(make, tmp_path):
+    gen = make()
+    pg.save(gen, tmp_path / "m")
+    again = pg.load(tmp_path / "m")
+    assert modules(again) == modules(gen)
+    assert torch.equal(pg.sample(again, 5, seed=0), pg.sample(gen.eval(), 5, seed=0))
+
+
 # -- what differs in a way that no shape shows
 
 

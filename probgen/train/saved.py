@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -22,6 +22,7 @@ from probgen.core.description import (
     describe,
     differences,
     opaque_parts,
+    replaced,
 )
 from probgen.core.keywords import explained
 from probgen.core.turns import in_turn
@@ -80,7 +81,11 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
 
 def description_of(model: nn.Module, state: Mapping[str, Tensor]) -> Description:
     """How a model is built; what it shares with its state is not stored twice."""
-    whole = {name: value for name, value in state.items() if not is_lazy(value)}
+    whole = {
+        name: value
+        for name, value in state.items()
+        if torch.is_tensor(value) and not is_lazy(value)
+    }
     return describe(model, whole)
 
 
@@ -131,7 +136,8 @@ def load(
     given = {name: state.pop(name) for name in list(state) if name.startswith("argument/")}
     given |= {name: value for name, value in tensors.items() if name.startswith("argument/")}
     if into is not None:
-        _check_same(path, calls, into)
+        with _sound(path):
+            _check_same(path, calls, into)
         load_into(into, state, path)
         return into.eval()
     if calls is None:
@@ -140,16 +146,35 @@ def load(
             "the model and pass it: pg.load(path, into=model)"
         )
     given |= {STATE + name: value for name, value in state.items()}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _sound(path):
         try:
             model = build(Description(calls, given), allow)
         except NotDescribed as error:
             raise CheckpointError(
                 f"cannot build the model of {path}: {error}; {_advice(error)}"
             ) from error
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"a {type(model).__name__} is no model")
+        changed = replaced(calls, describe(model).calls)
+    if changed:
+        raise CheckpointError(
+            f"cannot build the model of {path}: parts of it were replaced after it was built "
+            f"({'; '.join(changed[:FEW])}); build it yourself: pg.load(path, into=model)"
+        )
     _take_precision(model, state)
     load_into(model, state, path)
     return model.eval()
+
+
+@contextlib.contextmanager
+def _sound(path: str | os.PathLike) -> Iterator[None]:
+    """Says in a sentence that a description is none."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: its description builds no model ({error!r}); use an earlier copy"
+        ) from error
 
 
 def _advice(error: NotDescribed) -> str:
@@ -163,7 +188,8 @@ def _check_same(path: str | os.PathLike, saved: dict[str, Any] | None, into: nn.
     """Refuses a model that was built with other arguments than the saved one."""
     if saved is None:
         return
-    found = differences(saved, describe(into).calls)
+    now = describe(into).calls
+    found = differences(saved, now) or replaced(saved, now)
     if found:
         raise CheckpointError(
             f"{path} belongs to another model ({'; '.join(found[:FEW])}); build the model with the "

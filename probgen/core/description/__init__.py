@@ -5,11 +5,12 @@ numbered in the order in which they can be made, so that a module that is given 
 node. Defaults stand beside the arguments: they are passed where a later version has others. A value
 is a plain JSON value or an object whose first entry says what it is: ``{"node": 3}``, ``{"tensor":
 "argument/0", ...}``, ``{"name": "torch.nn.SiLU"}``, ``{"tuple": [...]}``, ``{"opaque": "why"}``.
+The classes of all parts of a module stand beside it: they tell where one was replaced afterwards.
 """
 
 from probgen.core.description.building import build
 from probgen.core.description.names import NotDescribed, public_name
-from probgen.core.description.values import Description, differences, opaque_parts
+from probgen.core.description.values import Description, differences, opaque_parts, replaced
 from probgen.core.description.writing import describe
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "differences",
     "opaque_parts",
     "public_name",
+    "replaced",
 ]

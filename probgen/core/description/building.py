@@ -6,11 +6,12 @@ import builtins
 import contextlib
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from probgen.core.description.names import (
     MISSING,
@@ -57,6 +58,7 @@ class _Builder:
             name: each for each in allow if not isinstance(each, str) for name in _names(each)
         }
         self.made: list[Any] = []
+        self.parameters: dict[int, nn.Parameter] = {}
 
     def root(self) -> Any:
         for node in self.calls["nodes"]:
@@ -90,7 +92,7 @@ class _Builder:
         content = value[kind]
         read: dict[str, Callable[[], Any]] = {
             "node": lambda: self.made[content],
-            "tensor": lambda: self.tensors[content].clone(),
+            "tensor": lambda: self.tensor(value),
             "array": lambda: self.tensors[content].numpy().copy(),
             "numpy": lambda: content,
             "size": lambda: torch.Size(content),
@@ -106,6 +108,13 @@ class _Builder:
         if kind not in read:
             raise NotDescribed(str(content))
         return read[kind]()
+
+    def tensor(self, value: Mapping[str, Any]) -> Tensor:
+        """A tensor of its own, but for a parameter, which may be that of several modules."""
+        own = self.tensors[value["tensor"]].clone()
+        if "parameter" not in value:
+            return own
+        return self.parameters.setdefault(value["parameter"], nn.Parameter(own, value["trained"]))
 
     def partial(self, value: Mapping[str, Any]) -> Any:
         keywords = {name: self.value(each) for name, each in value["keywords"].items()}
@@ -126,7 +135,9 @@ class _Builder:
             )
         found = imported(name)
         if own and not harmless(found, root, built):
-            raise NotDescribed(f"{name} is nothing that a model is built of")
+            raise NotDescribed(
+                f"{name} is nothing that a model is built of; if you trust the file, allow it"
+            )
         return found
 
 
@@ -149,7 +160,9 @@ def _method(of: Any, name: str) -> Any:
 def _called(kind: Any, arguments: dict[str, Any]) -> Any:
     if kind in CONTAINERS:
         parts = arguments[""]
-        return kind(*parts) if kind is nn.Sequential else kind(parts)
+        if kind is not nn.Sequential:
+            return kind(parts)
+        return kind(OrderedDict(parts)) if isinstance(parts, dict) else kind(*parts)
     parameters = inspect.signature(kind.__init__ if inspect.isclass(kind) else kind).parameters
     kinds = {name: parameters[name].kind for name in arguments if name in parameters}
     in_a_row = inspect.Parameter.VAR_POSITIONAL in kinds.values()

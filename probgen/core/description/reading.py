@@ -10,12 +10,19 @@ from typing import Any
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 from torch.distributions.utils import lazy_property
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from probgen.core.description.names import BUILT, MISSING, OURS, THEIRS, NotDescribed
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList)
 # attributes that bear another name than the argument
-ALSO = {"base_distribution": "base_dist"}
+ALSO = {
+    "base_distribution": "base_dist",
+    "nonlinearity": "f",
+    "skip_connections": "skip_layer",
+    "bias": "in_proj_bias",
+    "add_bias_kv": "bias_k",
+}
 
 
 def read_arguments(value: Any) -> dict[str, Any]:
@@ -25,7 +32,9 @@ def read_arguments(value: Any) -> dict[str, Any]:
     (3, 3)
     """
     if type(value) in CONTAINERS:
-        return {"": dict(value.items()) if isinstance(value, nn.ModuleDict) else list(value)}
+        names = [] if isinstance(value, nn.ParameterList) else list(value._modules)
+        named = names != [str(place) for place in range(len(names))]
+        return {"": dict(value.named_children()) if named else list(value)}
     fields = getattr(value, "_fields", None)
     if isinstance(value, tuple) and fields:
         return dict(zip(fields, value, strict=True))
@@ -36,15 +45,28 @@ def read_arguments(value: Any) -> dict[str, Any]:
         raise NotDescribed(
             f"a {name} does not tell its arguments; let its class inherit from Recorded"
         )
+    hooked = [each for each in ("_forward_hooks", "_forward_pre_hooks") if vars(value).get(each)]
+    if hooked and not isinstance(value, LazyModuleMixin):
+        raise NotDescribed(
+            f"a {type(value).__name__} has hooks (of torch.nn.utils.spectral_norm, say; that of "
+            "torch.nn.utils.parametrizations as well cannot be described)"
+        )
     try:
-        parameters = inspect.signature(type(value).__init__).parameters
+        kind = nn.RNNBase if isinstance(value, nn.RNNBase) else type(value)
+        parameters = inspect.signature(kind.__init__).parameters
     except (TypeError, ValueError) as error:
         raise NotDescribed(f"a {type(value).__name__} does not tell its arguments") from error
     found = {}
     for parameter in list(parameters.values())[1:]:
         read = _read(value, parameter)
-        if read is not MISSING:
+        # recurrent layers pass on what they are given, and not all take all
+        passed_on = kind is nn.RNNBase and (
+            parameter.name == "mode" or read is parameter.default or read == parameter.default
+        )
+        if read is not MISSING and not passed_on:
             found[parameter.name] = read
+    if isinstance(value, nn.RNN):
+        found["nonlinearity"] = value.nonlinearity
     return _one_parametrization(value, found)
 
 
@@ -74,9 +96,12 @@ def _read(value: Any, parameter: inspect.Parameter) -> Any:
     )
     if isinstance(value, AutoGuide) and isinstance(found, functools.partial):
         return found.args[-1]  # the model in the handler that the guide has put around it
-    if isinstance(parameter.default, bool) and (found is None or isinstance(found, Tensor)):
+    if isinstance(parameter.default, bool) and (
+        found is None or isinstance(found, Tensor | nn.Module)
+    ):
         return found is not None  # whether a layer has a bias
-    if found is MISSING and parameter.default is parameter.empty:
+    unimportant = parameter.default is None or name in ("device", "dtype", "_freeze")
+    if found is MISSING and not unimportant:
         raise NotDescribed(f"a {type(value).__name__} does not keep its argument {name}")
     return found
 

@@ -89,6 +89,20 @@ def differences(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str
     return list(compare("", expected["root"], got["root"]))
 
 
+def replaced(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
+    """Parts of a module of other classes than they were, where one was put in the place of another.
+
+    Of modules that both have; files of before have none.
+    """
+    one = expected.get("modules", {})
+    two = got.get("modules", {})
+    return [
+        f"{name or 'the model'}: expected a {one[name]}, got a {two[name]}"
+        for name in one
+        if name in two and one[name] != two[name]
+    ]
+
+
 def _own(calls: Mapping[str, Any], value: Any) -> Any:
     """What a value is apart from its parts."""
     kind = form_of(value)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from probgen.core.construction import construction_of
 from probgen.core.description.names import NotDescribed, public_name
@@ -30,7 +31,19 @@ def describe(built: Any, state: Mapping[str, Tensor] | None = None) -> Descripti
     """
     writer = _Writer(state or {})
     root = writer.value(built)
-    return Description({"root": root, "nodes": writer.nodes}, writer.tensors)
+    calls = {"root": root, "nodes": writer.nodes}
+    if isinstance(built, nn.Module):
+        calls["modules"] = kinds_of(built)
+    return Description(calls, writer.tensors)
+
+
+def kinds_of(module: nn.Module) -> dict[str, str]:
+    """The classes of the parts of a module, lazy ones as what they become."""
+    kinds = {name: type(part) for name, part in module.named_modules()}
+    return {
+        name: (getattr(kind, "cls_to_become", None) or kind).__name__
+        for name, kind in kinds.items()
+    }
 
 
 class _Writer:
@@ -84,9 +97,12 @@ class _Writer:
 
     def array(self, value: Any) -> dict[str, Any]:
         """Of NumPy: a number, or an array, stored as a tensor."""
-        if value.ndim == 0:
+        if value.ndim == 0 and type(value.item()) in PLAIN:
             return {"numpy": value.item()}
-        told = self.tensor(torch.as_tensor(value))
+        try:
+            told = self.tensor(torch.as_tensor(value.copy()))  # of its own order, and writable
+        except TypeError as error:
+            raise NotDescribed(f"an array of {value.dtype} is no tensor; give a list") from error
         return {"array": told["tensor"], "shape": told["shape"]}
 
     def routine(self, value: Any) -> dict[str, Any]:
@@ -96,6 +112,14 @@ class _Writer:
         return {"name": public_name(value)}
 
     def tensor(self, value: Tensor) -> dict[str, Any]:
+        if is_lazy(value) or value.layout is not torch.strided or value.is_meta:
+            raise NotDescribed("a tensor that is not dense, or has no values")
+        if isinstance(value, nn.Parameter):
+            count = sum("parameter" in told for told, _ in self.known.values())
+            return self.tensor(value.detach()) | {
+                "parameter": count,
+                "trained": value.requires_grad,
+            }
         value = value.detach()
         for name, entry in self.state.items():
             same = entry.shape == value.shape and entry.dtype == value.dtype
@@ -110,11 +134,37 @@ class _Writer:
         arguments = construction_of(value)
         if arguments is None:
             arguments = read_arguments(value)
+        if isinstance(value, nn.Module):
+            arguments = arguments | _replaced(value, arguments)
         told = {name: self.value(each) for name, each in arguments.items()}
         left = {name: self.value(each) for name, each in defaults(kind).items() if name not in told}
         left = {name: each for name, each in left.items() if form_of(each) != "opaque"}
         self.nodes.append({"class": public_name(kind), "arguments": told, "defaults": left})
         return {"node": len(self.nodes) - 1}
+
+
+def _replaced(owner: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Modules that stand now where an object keeps an argument that it holds no longer."""
+    held = set(map(id, owner.modules()))
+    found: dict[str, Any] = {}
+    for name, given in arguments.items():
+        now = owner._modules.get(name)
+        if now is None or all(id(part) in held for part in _modules_in(given)):
+            continue
+        if isinstance(given, list | tuple):
+            found[name] = list(now.children())
+        elif isinstance(given, Mapping):
+            found[name] = dict(now.named_children())
+        else:
+            found[name] = now
+    return found
+
+
+def _modules_in(given: Any) -> list[nn.Module]:
+    """The module that an argument is, or those that it holds."""
+    parts = given.values() if isinstance(given, Mapping) else given
+    parts = list(parts) if isinstance(given, list | tuple | Mapping) else [given]
+    return [part for part in parts if isinstance(part, nn.Module)]
 
 
 def _of_numpy(value: Any) -> bool:
