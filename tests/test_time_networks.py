@@ -22,6 +22,10 @@ NETWORKS = {
         lambda **o: UNet((1, 7, 5), width=8, multipliers=(1, 1, 2), blocks=2, **o),
         (1, 7, 5),
     ),
+    "UNet whose finest level is wider": (
+        lambda **o: UNet((1, 4, 4), width=4, multipliers=(2, 3), **o),
+        (1, 4, 4),
+    ),
     "DiT of images": (
         lambda **o: DiT((2, 8, 4), patch=2, width=16, layers=2, heads=2, **o),
         (2, 8, 4),

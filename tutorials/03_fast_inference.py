@@ -417,7 +417,9 @@ for values, color, label in [
     grid, density, *_ = az.kde(values.ravel())
     axes[2].fill_between(grid, density, color=color, alpha=0.5, lw=0, label=label)
 axes[2].legend()
-axes[2].set(title="Tumors, energy of the chains", xlabel="energy (nats), centered", ylabel="density")
+axes[2].set(
+    title="Tumors, energy of the chains", xlabel="energy (nats), centered", ylabel="density"
+)
 print(
     f"tumors: BFMI of the chains {az.bfmi(energy).round(2)} (below 0.3 they would explore too "
     "slowly)"

@@ -148,8 +148,8 @@ for name, gen in (("ELBO", plain), ("TotalCorrelation(beta=6)", untangled)):
 # ## Tokens
 #
 # `VQVAE` says an image in four tokens out of 32. Any family over integers is their prior; here a
-# Transformer. One run in two stages: the tokens first, under a uniform prior, then their prior. The
-# score is a *bound*, for it counts only the tokens that the encoder chooses.
+# Transformer. Two fits: the tokens first, under a uniform prior, then their prior, of the tokens as
+# they then are. The score is a *bound*, for it counts only the tokens that the encoder chooses.
 
 # %%
 grid = nn.Sequential(nn.Unflatten(-1, (1, 8, 8)), nn.Conv2d(1, 32, 4, 2, 1), nn.SiLU())

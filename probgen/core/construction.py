@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _ARGUMENTS = "_arguments"
@@ -27,9 +28,52 @@ class Recorded:
         return self
 
 
+class Untold:
+    """Stands for an argument that cannot be kept, and says why."""
+
+    def __init__(self, why: str):
+        self.why = why
+
+
+class _Kept(tuple):
+    """Arguments; functions that cannot be pickled are left out, so that their model still can."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return _Kept, (_mapped(tuple(self), _pickled),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Kept:
+        return _Kept(copy.deepcopy(tuple(self), memo))
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Containers of their own, with values that may be others."""
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(_mapped(each, change) for each in value)
+    if type(value) is dict:
+        return {key: _mapped(each, change) for key, each in value.items()}
+    return change(value)
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, Iterator):
+        return Untold(f"a {type(value).__name__}, which is consumed; give a list")
+    return value
+
+
+def _pickled(value: Any) -> Any:
+    if inspect.isfunction(value) and "<" in value.__qualname__:
+        return Untold(f"{value.__qualname__!r} has no name that it could be imported by")
+    return value
+
+
 def keep_arguments(built: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Keeps the arguments of a construction where ``state_dict`` and ``modules()`` do not look."""
-    built.__dict__[_ARGUMENTS] = args, dict(kwargs)
+    """Keeps the arguments of a construction where ``state_dict`` and ``modules()`` do not look.
+
+    Lists and the like are copied: what a caller does with his afterwards does not change the model.
+    """
+    built.__dict__[_ARGUMENTS] = _Kept(_mapped((tuple(args), dict(kwargs)), _kept))
 
 
 def construction_of(built: Any) -> dict[str, Any] | None:

@@ -11,6 +11,11 @@ from torch.distributions import constraints
 from probgen.core.missing import values_are_known
 from probgen.core.supports import check_values
 
+UNKNOWN_LABELS = (  # what to do where a number such as -1 stands for an unknown label
+    "where a label is unknown give NaN: pg.train.Labeled(x, y, unknown={value}) to fit, its .y "
+    "elsewhere"
+)
+
 
 def check_labels(labels: Any) -> None:
     """Refuses what is not one label for each row, ``(N,)``; ``None`` means that none is known.
@@ -46,9 +51,25 @@ def check_labels(labels: Any) -> None:
 def check_classes(labels: Tensor, classes: int) -> None:
     """Refuses labels other than 0, ..., K - 1 and NaN, where values can be read; ``ValueError``.
 
+    One-hot labels ``(*batch, K)`` too, which would be labels 0 and 1 of K times as many rows.
+
     >>> check_classes(torch.tensor([0.0, torch.nan, 3.0]), 3)
     Traceback (most recent call last):
     ValueError: expected y with values that are integers from 0 to 2, or NaN (missing), got 3 in row 2; ...
+    >>> check_classes(torch.eye(3), 3)
+    Traceback (most recent call last):
+    ValueError: expected labels y of shape (N,), got (3, 3); give one number for each row: of one-hot ones y.argmax(-1)
     """
-    if values_are_known():
-        check_values("y", labels, constraints.integer_interval(0, classes - 1))
+    if not values_are_known():
+        return
+    if _is_one_hot(labels, classes):
+        check_labels(labels)
+    support = constraints.integer_interval(0, classes - 1)
+    check_values("y", labels, support, unknown=UNKNOWN_LABELS)
+
+
+def _is_one_hot(labels: Tensor, classes: int) -> bool:
+    if labels.ndim < 2 or labels.shape[-1] != classes or not labels.numel():
+        return False
+    binary = (labels == 0) | (labels == 1)
+    return bool(binary.all()) and bool((labels.sum(-1) == 1).all())

@@ -15,6 +15,8 @@ from probgen.core.keywords import explained
 from probgen.core.missing import values_are_known
 from probgen.core.supports import check_values, support_of
 
+UNKNOWN = "where it is unknown give NaN, or say what stands for it: observe(..., unknown={value})"
+
 
 @explained
 def observe(name: str, distribution: Any, value: Any = None, *, unknown: int | None = None) -> Any:
@@ -82,7 +84,8 @@ def observe(name: str, distribution: Any, value: Any = None, *, unknown: int | N
     event_dim = distribution.event_dim
     missing = entries.flatten(-event_dim).any(-1) if event_dim else entries
     if values_are_known():
-        _check(name, torch.where(entries, torch.nan, value), distribution)
+        how = UNKNOWN if unknown is None else ""
+        _check(name, torch.where(entries, torch.nan, value), distribution, how)
     with poutine.mask(mask=missing):
         drawn = pyro.sample(f"{name}_unobserved", distribution, infer=latent)
     filled = torch.where(entries, _possible(distribution, drawn), value)
@@ -94,9 +97,9 @@ def observe(name: str, distribution: Any, value: Any = None, *, unknown: int | N
     return pyro.deterministic(name, both, event_dim=event_dim)
 
 
-def _check(name: str, value: Tensor, distribution: Any) -> None:
+def _check(name: str, value: Tensor, distribution: Any, unknown: str) -> None:
     """Refuses values outside of the support, and events that are missing in part; ``ValueError``."""
-    check_values(name, value, support_of(distribution))
+    check_values(name, value, support_of(distribution), unknown=unknown)
     if distribution.event_dim:
         entries = value.isnan().flatten(-distribution.event_dim)
         partial = entries.any(-1) & ~entries.all(-1)

@@ -292,10 +292,16 @@ def rows_in_plate(plate: str, total: int, index: torch.Tensor | None) -> Iterato
 
 @contextmanager
 def shapes_explained() -> Iterator[None]:
-    """Pyro's errors about shapes inside plates in one line, with the fix."""
+    """Pyro's errors about shapes inside plates in one line, with the fix.
+
+    Without the shapes of all sites what says itself what was expected.
+    """
     try:
         yield
     except ValueError as error:
+        said, shapes, _ = str(error).partition("\nTrace Shapes:")
+        if shapes and said.startswith("expected "):
+            raise ValueError(said) from error
         if "hape mismatch inside plate" not in str(error):
             raise
         fix = "make the dims that are not independent rows event dims with .to_event(n)"

@@ -109,12 +109,17 @@ class Score:
             return True
         if self.kind == "exact" and other.kind in lower and gain < -2 * stderr:
             return False
+        how = "use more particles, or report both numbers with their kinds"
+        if self.kind in lower[1:] and other.kind in lower[1:]:
+            how = (
+                "report a.difference(b), at one number of particles for both, as a difference of "
+                "bounds, and how far it moves with ten times as many; only an exact density of "
+                "both settles it"
+            )
         raise TypeError(
             f"{self} against {other} is inconclusive: only exact values compare both ways, and a "
-            "lower bound proves "
-            "something only when it lies above an exact value by more than the noise; use more "
-            "particles, or report "
-            "both numbers with their kinds"
+            "lower bound proves something only when it lies above an exact value by more than the "
+            f"noise; {how}"
         )
 
     def __lt__(self, other: Score) -> bool:

@@ -219,11 +219,14 @@ def check_event_of_rows(
     )
 
 
-def check_values(name: str, x: Tensor, support: Constraint, first: int = 0) -> None:
+def check_values(
+    name: str, x: Tensor, support: Constraint, first: int = 0, *, unknown: str = ""
+) -> None:
     """Raises ``ValueError`` unless all entries of rows ``(N, *event)`` are finite and in the support, or NaN.
 
     Supports whose bounds differ from row to row are left to those who look at these rows. ``first``
-    is the number of the first of these rows.
+    is the number of the first of these rows. ``unknown`` says what to do with a negative ``{value}``
+    where none can be, as stands for a missing one in many data.
 
     >>> check_values("y", torch.tensor([1.0, torch.inf]), constraints.real)
     Traceback (most recent call last):
@@ -247,6 +250,8 @@ def check_values(name: str, x: Tensor, support: Constraint, first: int = 0) -> N
             got = f"{wrong.item():g}" if wrong.ndim == 0 else f"{wrong.tolist()}"
             where = f", entry {', '.join(map(str, place))}" if place else ""
             how = f"recode {name}, or take another family"
+            if unknown and wrong.ndim == 0 and wrong < 0 and not base.check(wrong.new_zeros(()) - 1):
+                how = unknown.format(value=f"{wrong.item():g}")
             if wrong.isinf().any():
                 how = "correct it, or mark it missing (NaN)"
             raise ValueError(

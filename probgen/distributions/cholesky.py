@@ -193,5 +193,6 @@ def _check(variance: Tensor, least: Tensor, added: float) -> None:
             "rows lie in a subspace "
             "(too few rows, repeated rows such as exact zeros, or columns that are functions of "
             "others); use fewer "
-            "components, a simpler covariance, several starts (n_init), or regularization > 0"
+            "components, a simpler covariance, several starts (n_init), or build the family with "
+            "regularization=1e-3"
         )

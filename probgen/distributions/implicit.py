@@ -16,10 +16,11 @@ from probgen.core.foreign import row_by_row
 from probgen.core.truncation import Truncation, changed_by, tempered, truncated
 from probgen.distributions.conditional import conditional
 
+OBJECTIVES = "Adversarial(critic) or Discrepancy(MMD())"
 UNSCORED = (
     "this distribution is implicit: it can be drawn from, but its density is not known, nor are "
     "conditionals. To train it use "
-    "Adversarial(critic) or Discrepancy(MMD()); to judge it compare draws with held-out rows: "
+    "{objective}; to judge it compare draws with held-out rows: "
     "probgen.sample_report(draws, rows)"
 )
 
@@ -46,6 +47,8 @@ class Implicit(BatchedDistribution):
         Number of event dims of the context.
     support : Constraint
         Where the entries of x lie.
+    trained_by : str
+        The objective that trains it, which errors advise.
 
     Raises
     ------
@@ -77,11 +80,13 @@ class Implicit(BatchedDistribution):
         context: Tensor | None = None,
         context_ndim: int = 1,
         support: constraints.Constraint = constraints.real,
+        trained_by: str = OBJECTIVES,
     ):
         self.generator = generator
         self.context = context
         self.context_ndim = context_ndim
         self._support = support
+        self.trained_by = trained_by
         batch = (
             base_dist.batch_shape
             if context is None
@@ -97,7 +102,7 @@ class Implicit(BatchedDistribution):
         )
 
     def log_prob(self, x: Tensor) -> Tensor:
-        raise NotImplementedError(UNSCORED)
+        raise NotImplementedError(UNSCORED.format(objective=self.trained_by))
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.from_noise(self.noise(sample_shape))
@@ -150,5 +155,5 @@ def _(distribution: Implicit, rule: Truncation) -> Implicit:
 @conditional.register(Implicit)
 def _(distribution: Implicit, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
     raise NotImplementedError(
-        UNSCORED + ". Missing entries (NaN) can be drawn by a family with a density"
+        UNSCORED.format(objective=distribution.trained_by) + ". Missing entries (NaN) can be drawn by a family with a density"
     )

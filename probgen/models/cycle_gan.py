@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -13,6 +15,8 @@ from probgen.core.modes import infers
 from probgen.core.module import DistributionModule, data_plate
 from probgen.core.program import Program
 from probgen.distributions.implicit import Implicit
+
+OBJECTIVE = "CycleConsistency(critic_a, critic_b)"
 
 
 class _Translations(Recorded, nn.Module):
@@ -42,10 +46,11 @@ class _Translations(Recorded, nn.Module):
 
     def translated(self, net: nn.Module, x: Tensor, event_shape: torch.Size) -> Implicit:
         """The distribution of what a network makes of rows."""
+        given: Any = {"context": x, "context_ndim": x.ndim - 1, "trained_by": OBJECTIVE}
         if self.base is None:
             none = dist.Normal(x.new_zeros(0), 1.0).to_event(1)
-            return Implicit(_Alone(net), none, event_shape, context=x, context_ndim=x.ndim - 1)
-        return Implicit(net, self.base(), event_shape, context=x, context_ndim=x.ndim - 1)
+            return Implicit(_Alone(net), none, event_shape, **given)
+        return Implicit(net, self.base(), event_shape, **given)
 
     def translate(self, net: nn.Module, x: Tensor, max_rows: int) -> Tensor:
         checks.instance(Tensor, x=x)

@@ -27,6 +27,7 @@ from probgen.distributions.tables import weighted_sum
 
 _EMPTY = 1e-6  # expected rows of a component that has none
 _ROWS_FOR_START = 2**16
+CONSTANT = "remove them, or build it with GaussianMixture(..., regularization=1e-3)"
 
 
 class GaussianMixture(DistributionModule):
@@ -273,7 +274,7 @@ class GaussianMixture(DistributionModule):
             If columns are functions of others.
         """
         self._check_rows(len(x))
-        check_columns(x, self.regularization > 0, "remove them, or use regularization > 0")
+        check_columns(x, self.regularization > 0, CONSTANT)
         share = x.new_ones(len(x)).double() if weights is None else weights.double()
         own = x.new_full((len(x),), -1).long() if labels is None else labels
         self._check_labels(own)

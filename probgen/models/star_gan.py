@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.construction import Recorded
+from probgen.core.contexts import is_labels
 from probgen.core.modes import infers
 from probgen.core.module import DistributionModule, data_plate
 from probgen.core.program import Program
 from probgen.distributions.implicit import Implicit
+
+OBJECTIVE = "AttributeTranslation(critic, recognizer)"
 
 
 class _OfRows:
@@ -44,7 +47,10 @@ class _Changed(Recorded, nn.Module):
             asked = pyro.sample("attributes", self.attributes(), obs=attributes)
             none = dist.Normal(x.new_zeros(0), 1.0).to_event(1)
             generator = _OfRows(self.generator, x)
-            return pyro.sample("x", Implicit(generator, none, x.shape[1:], context=asked), obs=x)
+            changed = Implicit(
+                generator, none, x.shape[1:], context=asked, trained_by=OBJECTIVE
+            )
+            return pyro.sample("x", changed, obs=x)
 
 
 class StarGAN(Program):
@@ -118,6 +124,7 @@ class StarGAN(Program):
         """
         checks.instance(Tensor, x=x, attributes=attributes)
         checks.at_least(1, max_rows=max_rows)
+        self._check_attributes(x, attributes)
         if attributes.ndim not in (1, 2) or (attributes.ndim == 2 and len(attributes) != len(x)):
             raise ValueError(
                 f"expected attributes ({len(x)}, K), a row for each of x, got "
@@ -126,3 +133,18 @@ class StarGAN(Program):
         asked = attributes.expand(len(x), attributes.shape[-1])
         pairs = zip(x.split(max_rows), asked.split(max_rows), strict=True)
         return torch.cat([self.generator(rows, wanted) for rows, wanted in pairs])
+
+    def _check_attributes(self, x: Tensor, attributes: Tensor) -> None:
+        """Refuses labels, and vectors of another length than the attributes of training have."""
+        program: _Changed = self._model  # type: ignore[assignment]
+        (width,) = program.attributes().event_shape
+        fits = attributes.ndim > 0 and attributes.shape[-1] == width
+        labels = attributes.ndim == 0 or is_labels(attributes, 1, width, fits)
+        if fits and not labels:
+            return
+        got = "labels of shape" if labels else "shape"
+        raise ValueError(
+            f"expected attributes ({len(x)}, {width}), or ({width},) for all rows, got {got} "
+            f"{tuple(attributes.shape)}; give them as training has them: one-hot categories side "
+            f"by side, torch.nn.functional.one_hot(labels, {width}).float() if there is one"
+        )

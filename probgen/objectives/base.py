@@ -159,6 +159,8 @@ def check_density(
     if kind != "exact" and KINDS.index(kind) > KINDS.index(weakest):
         distribution = type(site["fn"]).__name__
         advice = INSTEAD.get(kind, "") if of == "model" and site["is_observed"] else ""
+        if advice and (own := getattr(site["fn"], "trained_by", "")):
+            advice = f"use {own}"
         advice = (
             advice
             or "use a distribution whose log_prob is exact (Gaussian, flow, mixture, "

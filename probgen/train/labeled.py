@@ -75,6 +75,11 @@ class Labeled(DataForm):
             checks.number(unknown=unknown)
         if labeled_share is not None:
             checks.within("(0, 1)", "half of each batch: 0.5", labeled_share=labeled_share)
+        if isinstance(x, tuple):
+            raise TypeError(
+                f"expected rows x and labels y alone, got a tuple of {len(x)} for x; leave contexts "
+                "out, or put them beside the rows: torch.cat(x, -1)"
+            )
         rows = rows_from("x", x)
         labels = rows_from("y", y, kind)
         labels = labels if labels.is_floating_point() else labels.to(kind)

@@ -171,7 +171,9 @@ def _sound(path: str | os.PathLike) -> Iterator[None]:
     """Says in a sentence that a description is none."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is damaged: its description builds no model ({error!r}); use an earlier copy"
         ) from error

@@ -144,7 +144,8 @@ def _worthless(path: Path) -> bool:
 def described_for(run: Run) -> Description:
     """How the model is built; values that training does not change are not stored twice."""
     gen: Any = run.gen
-    return describe(gen, dict(gen.named_buffers()))
+    state = gen.state_dict()
+    return describe(gen, {name: each for name, each in gen.named_buffers() if name in state})
 
 
 def write(run: Run, path: Path) -> None:

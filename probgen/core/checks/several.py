@@ -55,8 +55,10 @@ def scales(**values: Any) -> None:
             wrong_value(wanted, value, "pass positive numbers")
 
 
-def pair(**values: Any) -> None:
+def pair(such: tuple[float, float] = (-1.0, 1.0), /, **values: Any) -> None:
     """Refuses what is not a pair of numbers, the smaller one first; they may be infinite.
+
+    ``such`` is one that serves; two numbers in the other order are told in the right one.
 
     >>> pair(bounds=(1.0, -1.0))
     Traceback (most recent call last):
@@ -64,11 +66,14 @@ def pair(**values: Any) -> None:
     """
     for name, value in values.items():
         wanted = f"a pair {name} = (low, high), low < high"
-        members = _members(wanted, value, (-1.0, 1.0))
+        if is_number(value):
+            wrong_type(wanted, value, f"pass such as {such}")
+        members = _members(wanted, value, such)
         if len(members) != 2 or not all(map(is_number, members)):
-            wrong_type(wanted, value, "pass such as (-1.0, 1.0)")
+            wrong_type(wanted, value, f"pass such as {such}")
         if not members[0] < members[1]:
-            wrong_value(wanted, value, "pass such as (-1.0, 1.0)")
+            example = (members[1], members[0]) if members[0] > members[1] else such
+            wrong_value(wanted, value, f"pass such as {example}")
 
 
 def bounds(**values: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions.utils import lazy_property
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from probgen.core.construction import Untold
 from probgen.core.description.names import BUILT, MISSING, OURS, THEIRS, NotDescribed
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList)
@@ -31,6 +32,8 @@ def read_arguments(value: Any) -> dict[str, Any]:
     >>> read_arguments(nn.Conv2d(1, 2, 3))["kernel_size"]
     (3, 3)
     """
+    if isinstance(value, Untold):
+        raise NotDescribed(value.why)
     if type(value) in CONTAINERS:
         names = [] if isinstance(value, nn.ParameterList) else list(value._modules)
         named = names != [str(place) for place in range(len(names))]

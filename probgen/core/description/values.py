@@ -90,17 +90,32 @@ def differences(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str
 
 
 def replaced(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
-    """Parts of a module of other classes than they were, where one was put in the place of another.
+    """Parts of a module that are others than they were, where one was put in the place of another.
 
-    Of modules that both have; files of before have none.
+    Of parts that both have; files of before have none.
+
+    >>> replaced({"tied": {"a": "a", "b": "a"}}, {"tied": {"a": "a", "b": "b"}})
+    ['b: expected the same as a, got one of its own']
     """
     one = expected.get("modules", {})
     two = got.get("modules", {})
-    return [
+    found = [
         f"{name or 'the model'}: expected a {one[name]}, got a {two[name]}"
         for name in one
         if name in two and one[name] != two[name]
     ]
+    one = expected.get("tied", {})
+    two = got.get("tied", {})
+    both = [name for name in one if name in two]
+    return found + [
+        f"{name}: expected {_tied(name, one[name])}, got {_tied(name, two[name])}"
+        for name in both
+        if one[name] != two[name] and {one[name], two[name]} <= {*both}
+    ]
+
+
+def _tied(name: str, first: str) -> str:
+    return "one of its own" if name == first else f"the same as {first}"
 
 
 def _own(calls: Mapping[str, Any], value: Any) -> Any:

@@ -34,7 +34,18 @@ def describe(built: Any, state: Mapping[str, Tensor] | None = None) -> Descripti
     calls = {"root": root, "nodes": writer.nodes}
     if isinstance(built, nn.Module):
         calls["modules"] = kinds_of(built)
+        calls["tied"] = tied(built)
     return Description(calls, writer.tensors)
+
+
+def tied(module: nn.Module) -> dict[str, str]:
+    """Of each parameter and buffer the first name, which is another one where two are the same."""
+    named = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(value), name) for name, value in named}
 
 
 def kinds_of(module: nn.Module) -> dict[str, str]:

@@ -217,7 +217,7 @@ class Heun:
     def __post_init__(self) -> None:
         checks.at_least(1, num_steps=self.num_steps)
         checks.not_negative(churn=self.churn)
-        checks.pair(between=self.between)
+        checks.pair((0.05, 50.0), between=self.between)
         checks.positive(inflation=self.inflation)
         checks.function(times=self.times)
 

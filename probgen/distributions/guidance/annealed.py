@@ -72,7 +72,7 @@ class CADS:
 
     def __post_init__(self) -> None:
         check_rule(base=self.base)
-        checks.pair(between=self.between)
+        checks.pair((0.6, 0.9), between=self.between)
         checks.not_negative(scale=self.scale)
         checks.within("[0, 1]", rescaling=self.rescaling)
 

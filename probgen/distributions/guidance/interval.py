@@ -52,7 +52,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         check_rule(base=self.base)
-        checks.pair(between=self.between)
+        checks.pair((0.2, 0.7), between=self.between)
         checks.flag(noise_to_signal=self.noise_to_signal)
 
     def __call__(self, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
