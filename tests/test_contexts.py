@@ -317,7 +317,7 @@ TAKE_LABELS = {
     "JointEnergyModel": lambda: JointEnergyModel(MLP(3, [8], 4), (3,)),
     "SemiSupervisedVAE": semi_supervised,
 }
-LABELS = torch.tensor([0, 3, 1, 2, 2, 0])
+OF_ROWS = torch.tensor([0, 3, 1, 2, 2, 0])
 
 
 @pytest.mark.parametrize("make", TAKE_LABELS.values(), ids=TAKE_LABELS)
@@ -325,11 +325,11 @@ def test_labels_of_rows_are_one_number_each_of_any_dtype(make):
     gen = make()
     x = torch.rand(6, 3).round()
     torch.manual_seed(0)
-    truth = log_weights(gen, x, LABELS.float())[0]
-    for labels in (LABELS, LABELS.double()):
+    truth = log_weights(gen, x, OF_ROWS.float())[0]
+    for labels in (OF_ROWS, OF_ROWS.double()):
         torch.manual_seed(0)
         torch.testing.assert_close(log_weights(gen, x, labels)[0], truth)
-    others = torch.where(LABELS == 3, torch.nan, LABELS.float())
+    others = torch.where(OF_ROWS == 3, torch.nan, OF_ROWS.float())
     torch.manual_seed(0)
     assert (log_weights(gen, x, others)[0] != truth).sum() == 1
 
@@ -338,10 +338,10 @@ def test_labels_of_rows_are_one_number_each_of_any_dtype(make):
 @pytest.mark.parametrize(
     ("labels", "message", "mended"),
     [
-        (LABELS[:, None], r"shape \(N,\), got \(6, 1\); .*: y\[:, 0\]", lambda y: y[:, 0]),
-        (nn.functional.one_hot(LABELS), r"got \(6, 4\); .*y.argmax\(-1\)", lambda y: y.argmax(-1)),
-        (LABELS + 1, r"integers from 0 to 3, or NaN \(missing\), got 4 in row 1", lambda y: y - 1),
-        (LABELS / 2, r"got 1.5 in row 1", lambda y: 2 * y),
+        (OF_ROWS[:, None], r"shape \(N,\), got \(6, 1\); .*: y\[:, 0\]", lambda y: y[:, 0]),
+        (nn.functional.one_hot(OF_ROWS), r"got \(6, 4\); .*y.argmax\(-1\)", lambda y: y.argmax(-1)),
+        (OF_ROWS + 1, r"integers from 0 to 3, or NaN \(missing\), got 4 in row 1", lambda y: y - 1),
+        (OF_ROWS / 2, r"got 1.5 in row 1", lambda y: 2 * y),
     ],
     ids=["a column", "one-hot", "no such class", "between two classes"],
 )

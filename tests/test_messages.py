@@ -525,6 +525,200 @@ def test_imputations_keep_the_precision_of_the_data(name):
     assert (done.draws[:, ~done.missing] == given[~done.missing].to(dtype)).all()
 
 
+# labels
+
+DIGITS = torch.arange(20) % 3
+SOME = torch.where(DIGITS == 2, -1, DIGITS)  # -1 where the label is unknown
+
+
+def semi_supervised():
+    decoder = Gaussian(MLP(2 + 3, [4], 4))
+    encoder = Gaussian(MLP(2 + 3, [4], 4))
+    return pg.SemiSupervisedVAE(pg.standard_normal(2), decoder, encoder, MLP(2, [4], 3), 3)
+
+
+def partly_labeled(unknown=None):
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            label = pg.observe("y", dist.Categorical(torch.ones(3)), y, unknown=unknown)
+            pyro.sample("x", dist.Normal(1.0 * label, 1.0), obs=x)
+
+    return pg.Program(model)
+
+
+LABEL_DOORS = {
+    "sample": lambda gen, y: pg.sample(gen, 2, y),
+    "the distribution": lambda gen, y: gen(y),
+    "fit": lambda gen, y: pg.fit(gen, (X, y), **QUIET),
+    "log_likelihood": lambda gen, y: pg.log_likelihood(gen, X, y),
+    "posterior": lambda gen, y: pg.posterior(gen, X, y, draws=2),
+    "predictive": lambda gen, y: pg.predictive(gen, X, y, draws=2),
+    "impute": lambda gen, y: pg.impute(gen, X, y),
+}
+
+
+@pytest.mark.parametrize("door", LABEL_DOORS)
+def test_one_hot_labels_are_refused_in_one_sentence_everywhere(door):
+    text = "expected labels y of shape (N,), got (20, 3); give one number for each row: of one-hot"
+    with refused(ValueError, text, "y.argmax(-1)") as caught:
+        LABEL_DOORS[door](semi_supervised(), torch.eye(3)[DIGITS])
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_several_batch_dims_are_no_one_hot_ones():
+    assert semi_supervised()(torch.tensor([[0, 1, 2], [2, 1, 1]])).batch_shape == (2, 3)
+    assert pg.sample(semi_supervised(), 2, torch.tensor(1)).shape == (2, 2)
+
+
+UNKNOWN = {
+    "a family, fit": (semi_supervised, LABEL_DOORS["fit"], "Labeled(x, y, unknown=-1)"),
+    "a family": (semi_supervised, LABEL_DOORS["log_likelihood"], "its .y elsewhere"),
+    "a program, fit": (
+        partly_labeled,
+        lambda gen, y: pg.fit(gen, (X[:, 0], y), **QUIET),
+        "observe(..., unknown=-1)",
+    ),
+    "a program": (
+        partly_labeled,
+        lambda gen, y: pg.log_likelihood(gen, X[:, 0], y),
+        "observe(..., unknown=-1)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_stands_for_an_unknown_label_is_to_be_said(name):
+    make, call, how = UNKNOWN[name]
+    with refused(ValueError, "got -1 in row 2; where", "NaN", how) as caught:
+        call(make(), SOME)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_advice_about_unknown_labels_works():
+    labeled = pg.train.Labeled(X, SOME, unknown=-1)
+    pg.fit(semi_supervised(), labeled, **QUIET)
+    assert pg.log_likelihood(semi_supervised(), X, labeled.y).value.isfinite().all()
+    assert pg.log_likelihood(partly_labeled(-1), X[:, 0], SOME).value.isfinite().all()
+
+
+# advice of families and rules
+
+
+def cycle():
+    return pg.CycleGAN(MLP(2, [4], 3), MLP(3, [4], 2))
+
+
+def star():
+    return pg.StarGAN(pg.nn.SideBySide(MLP(2 + 3, [4], 2)), pg.Codes([3]))
+
+
+def flat():
+    return X * torch.tensor([0.0, 1.0])
+
+
+THREE = torch.zeros(20, 3)
+NAMED = {
+    "CycleGAN, fit": (
+        lambda: pg.fit(cycle(), pg.train.Unpaired(X, THREE), **QUIET),
+        ValueError,
+        "use CycleConsistency(critic_a, critic_b)",
+    ),
+    "CycleGAN, log_likelihood": (
+        lambda: pg.log_likelihood(cycle(), X, THREE),
+        NotImplementedError,
+        "To train it use CycleConsistency(critic_a, critic_b);",
+    ),
+    "StarGAN, fit": (
+        lambda: pg.fit(star(), (X, torch.eye(3)[DIGITS]), **QUIET),
+        ValueError,
+        "use AttributeTranslation(critic, recognizer)",
+    ),
+    "StarGAN, labels": (
+        lambda: star().translate(X, DIGITS),
+        ValueError,
+        "got torch.int64 of shape (20,); ",
+        "torch.nn.functional.one_hot(labels, 3).float()",
+    ),
+    "StarGAN, labels of as many rows as attributes": (
+        lambda: star().translate(X[:3], torch.tensor([2, 0, 1])),
+        ValueError,
+        "one_hot(labels, 3)",
+    ),
+    "StarGAN, other attributes": (
+        lambda: star().translate(X, torch.eye(4)[1]),
+        ValueError,
+        "expected attributes (20, 3), or (3,) for all rows, got torch.float32 of shape (4,)",
+    ),
+    "constant columns": (
+        lambda: pg.em(pg.GaussianMixture(2, 2), flat()),
+        ValueError,
+        "GaussianMixture(..., regularization=1e-3)",
+    ),
+    "a pair in the other order": (
+        lambda: pg.guidance.Interval(3.0, between=(0.7, 0.2)),
+        ValueError,
+        "pass such as (0.2, 0.7)",
+    ),
+    "a number for a pair": (
+        lambda: pg.guidance.Interval(3.0, between=0.5),
+        TypeError,
+        "pass such as (0.2, 0.7)",
+    ),
+    "rows and contexts beside labels": (
+        lambda: pg.train.Labeled((X, THREE), DIGITS),
+        TypeError,
+        "expected rows x and labels y alone, got a tuple of 2 for x",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_advice_that_names_what_helps(name):
+    call, kind, *text = NAMED[name]
+    with refused(kind, *text):
+        call()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_named_there_helps():
+    assert star().translate(X, torch.nn.functional.one_hot(DIGITS, 3).float()).shape == (20, 2)
+    pg.em(pg.GaussianMixture(2, 2, regularization=1e-3), flat())
+    assert pg.guidance.Interval(3.0, between=(0.2, 0.7)).between == (0.2, 0.7)
+    assert pg.train.Labeled(torch.cat((X, THREE), -1), DIGITS).x.shape == (20, 5)
+    objective = pg.objectives.CycleConsistency(MLP(2, [4], 1), MLP(3, [4], 1))
+    pg.fit(cycle(), pg.train.Unpaired(X, THREE), objective, **QUIET)
+
+
+GUIDED = {
+    "Diffusion": lambda net, share: pg.Diffusion(
+        net, (2,), sampler=pg.diffusion.DDIM(3), context_dropout=share
+    ),
+    "FlowMatching": lambda net, share: pg.FlowMatching(
+        net, (2,), solver=pg.flows.Midpoint(2), context_dropout=share
+    ),
+}
+RULES = {
+    "a weight": (3.0, True),
+    "inside of another rule": (pg.guidance.Interval(3.0, between=(0.0, 1.0)), True),
+    "the weight 1": (1.0, False),
+    "another context": (pg.guidance.Negative(torch.tensor([0.0, 0.0, 1.0]), 3.0), False),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("family", GUIDED)
+def test_networks_that_never_saw_an_unknown_context_are_guided_with_a_warning(family, rule):
+    guidance, warned = RULES[rule]
+    for share in (0.0, 0.1):
+        gen = GUIDED[family](pg.nn.TimeMLP(2, [4], context=3), share)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            pg.sample(gen, 2, torch.eye(3), guidance=guidance)
+        told = [str(each.message) for each in caught if "context_dropout=0 " in str(each.message)]
+        assert len(told) == (warned and share == 0.0)
+
+
 # supports
 
 LINES = {

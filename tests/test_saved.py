@@ -1,16 +1,21 @@
 """Models that describe themselves: what is saved is built again, anywhere, or refused in a sentence."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 import warnings
+from collections import OrderedDict
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
+from pyro.nn import AutoRegressiveNN, DenseNN
 from torch import nn
 from zoo import ZOO, Member
 
@@ -206,6 +211,113 @@ def test_a_model_built_otherwise_is_refused(kind, tmp_path):
     pg.load(tmp_path / "m")  # as the error advises
 
 
+def with_other(gen, name, part):
+    """A model one part of which is replaced after it was built."""
+    *path, last = name.split(".")
+    setattr(gen.get_submodule(".".join(path)), last, part)
+    return gen
+
+
+def tied():
+    layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    layers[1].weight = layers[0].weight
+    return layers
+
+
+CHANGED_AFTERWARDS = {
+    "an activation": (
+        lambda: with_other(MLP(2, [4], 1), "hidden.0.1", nn.Tanh()),
+        lambda: MLP(2, [4], 1),
+        "hidden.0.1: expected a Tanh, got a SiLU",
+    ),
+    "weights that were tied": (
+        tied,
+        lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),
+        "1.weight: expected the same as 0.weight, got one of its own",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGED_AFTERWARDS)
+def test_what_was_replaced_afterwards_is_refused(kind, tmp_path):
+    changed, plain, sentence = CHANGED_AFTERWARDS[kind]
+    pg.save(changed(), tmp_path / "m")
+    with pytest.raises(CheckpointError, match=rf"{sentence}.*pg.load\(path, into=model\)"):
+        pg.load(tmp_path / "m")
+    with pytest.raises(CheckpointError, match=sentence):
+        pg.load(tmp_path / "m", into=plain())
+    pg.load(tmp_path / "m", into=changed())
+
+
+def test_one_layer_twice_is_not_two(tmp_path):
+    pg.save(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), tmp_path / "m")
+    layer = nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match=r"1.weight: expected one of its own"):
+        pg.load(tmp_path / "m", into=nn.Sequential(layer, layer))
+
+
+def test_what_a_caller_does_with_a_list_afterwards_does_not_count(tmp_path):
+    columns = [Bernoulli(), Poisson()]
+    head = Mixed(Constant(2), columns)
+    columns.reverse()
+    pg.save(head, tmp_path / "m")
+    assert repr(pg.load(tmp_path / "m")) == repr(head)
+
+
+def test_models_are_copied_and_pickled_whatever_they_were_given(tmp_path):
+    gen = MLP(2, (size for size in [4]), 1, activation=lambda: nn.Tanh())
+    pickle.loads(pickle.dumps(copy.deepcopy(gen)))
+    with pytest.warns(UserWarning, match="a generator, which is consumed; give a list"):
+        pg.save(gen, tmp_path / "m")
+
+
+class Given(Recorded, nn.Module):
+    """Keeps what it is given."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+
+LAYERS = {
+    "recurrent": (lambda: nn.LSTM(2, 3, bias=False), 2),
+    "gated": (lambda: nn.GRU(2, 3, batch_first=True), 2),
+    "of another nonlinearity": (lambda: nn.RNN(2, 3, nonlinearity="relu"), 2),
+    "named": (lambda: nn.Sequential(OrderedDict(a=nn.Linear(2, 2), b=nn.Tanh())), 2),
+    "Pyro's, with another nonlinearity": (lambda: DenseNN(2, [3], [2], nn.Tanh()), 2),
+    "Pyro's, with skips": (lambda: AutoRegressiveNN(2, [4], skip_connections=True), 2),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layers_of_others_come_back(kind, tmp_path):
+    make, inputs = LAYERS[kind]
+    layer = make().eval()
+    pg.save(layer, tmp_path / "m")
+    x = torch.randn(4, 5, inputs)
+    torch.testing.assert_close(pg.load(tmp_path / "m")(x), layer(x), rtol=0, atol=0)
+
+
+def test_a_parameter_that_is_given_twice_is_one(tmp_path):
+    weight = nn.Parameter(torch.randn(2))
+    pg.save(Given(nn.ModuleList([Given(weight), Given(weight)])), tmp_path / "m")
+    again = pg.load(tmp_path / "m", allow=[Given])
+    assert again.value[0].value is again.value[1].value
+    assert torch.equal(again.value[0].value, weight)
+
+
+def test_arrays_of_any_order_come_back(tmp_path):
+    pg.save(Given(np.arange(3.0)[::-1]), tmp_path / "m")
+    assert pg.load(tmp_path / "m", allow=[Given]).value.tolist() == [2.0, 1.0, 0.0]
+
+
+def test_a_class_that_a_package_shows_is_allowed_by_itself(tmp_path):
+    pg.save(Given(torch.einsum), tmp_path / "m")
+    with pytest.raises(CheckpointError, match=r"einsum .* pg.load\(path, allow="):
+        pg.load(tmp_path / "m", allow=[Given])
+    assert pg.load(tmp_path / "m", allow=[Given, torch.einsum]).value is torch.einsum
+
+
 def test_a_default_that_is_given_is_the_same_model(tmp_path):
     pg.save(MLP(2, [4], 1), tmp_path / "m")
     pg.load(tmp_path / "m", into=MLP(2, (4,), outputs=1, dropout=0.0))
@@ -262,6 +374,19 @@ def local():
 
 
 UNTOLD_PARTS = {
+    "hooks of torch": (
+        lambda: nn.utils.spectral_norm(nn.Linear(2, 2)),
+        "a Linear has hooks",
+    ),
+    "a layer that does not keep its arguments": (
+        lambda: nn.Transformer(4, 2, 1, 1, 8, activation="gelu"),
+        "a Transformer does not keep its argument num_encoder_layers",
+    ),
+    "a tensor that is not dense": (
+        lambda: Given(torch.eye(2).to_sparse()),
+        "a tensor that is not dense",
+    ),
+    "an array of text": (lambda: Given(np.array(["a"])), "an array of <U1 is no tensor"),
     "a class that does not keep its arguments": (
         lambda: Gaussian(Untold(2)),
         "a Untold does not tell its arguments",
@@ -279,7 +404,7 @@ def test_what_cannot_be_described_is_said_and_saved(kind, tmp_path):
     with pytest.warns(UserWarning, match=rf"{why}.*pg.load\(path, into=model\)"):
         pg.save(make(), tmp_path / "m")
     with pytest.raises(CheckpointError, match=rf"{why}.*pg.load\(path, into=model\)"):
-        pg.load(tmp_path / "m")
+        pg.load(tmp_path / "m", allow=[Given])
     pg.load(tmp_path / "m", into=make())
 
 
@@ -292,6 +417,29 @@ HOSTILE = {
     },
     "an import": {"class": "this.d", "arguments": {}},
     "a function by a long way": {"class": "torch.nn.functional.torch.hub.load", "arguments": {}},
+    "a module that ours import": {
+        "class": "probgen.train.saved.os.popen",
+        "arguments": {"cmd": "true"},
+    },
+    "a function of ours that writes": {"class": "probgen.save", "arguments": {}},
+    "the reader of descriptions": {
+        "class": "probgen.core.description.building._Builder",
+        "arguments": {},
+    },
+    "a layer that writes itself": {"class": "torch.jit.ScriptModule", "arguments": {}},
+}
+# called by a layer that is told to make its activation
+HOSTILE_VALUES = {
+    "a module that torch imports": ({"name": "torch.os.system"}, ["true"]),
+    "what Python has built in": ({"name": "torch.builtins.exec"}, ["pass"]),
+    "a function of torch that makes files": ({"name": "torch.from_file"}, ["x"]),
+    "a setting of torch": ({"name": "torch.set_num_threads"}, [1]),
+    "a model of another file": ({"name": "probgen.load"}, ["x"]),
+    "an import by ours": ({"name": "probgen.core.description.names.imported"}, ["os.system"]),
+    "what Python keeps beside a function": (
+        {"method": "__globals__", "of": {"name": "torch.nn.functional.relu"}},
+        [],
+    ),
 }
 
 
@@ -301,6 +449,61 @@ def test_a_file_calls_nothing_but_models(kind, tmp_path):
     write(tmp_path / "m", {}, {"description": calls})
     with pytest.raises(CheckpointError, match=r"code beyond|is nothing that a model is built of"):
         pg.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("kind", HOSTILE_VALUES)
+def test_a_file_hands_over_nothing_but_parts(kind, tmp_path):
+    function, args = HOSTILE_VALUES[kind]
+    activation = {"partial": function, "args": args, "keywords": {}}
+    calls = describe(MLP(1, [1], 1)).calls
+    calls["nodes"][0]["arguments"]["activation"] = activation
+    write(tmp_path / "m", {}, {"description": calls})
+    with pytest.raises(CheckpointError, match=r"code beyond|nothing that a model|is no method"):
+        pg.load(tmp_path / "m")
+
+
+DAMAGED = {
+    "nothing": {},
+    "no object": 3,
+    "no root": {"nodes": []},
+    "a node that is not there": {"root": {"node": 9}, "nodes": []},
+    "a node of itself": {
+        "root": {"node": 0},
+        "nodes": [{"class": "torch.nn.Tanh", "arguments": {"x": {"node": 0}}}],
+    },
+    "a node without a class": {"root": {"node": 0}, "nodes": [{}]},
+    "a tensor that is not there": {"root": {"tensor": "argument/9", "shape": []}, "nodes": []},
+    "no model": {"root": {"list": []}, "nodes": []},
+    "a device that is none": {"root": {"device": "abacus"}, "nodes": []},
+    "a name that is none": {"root": {"name": 3}, "nodes": []},
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_descriptions_are_said(kind, tmp_path):
+    write(tmp_path / "m", {}, {"description": DAMAGED[kind]})
+    for into in (None, MLP(1, [1], 1)):
+        with pytest.raises(CheckpointError) as error:
+            pg.load(tmp_path / "m", into=into)
+        assert "\n" not in str(error.value)
+
+
+def test_a_package_is_allowed_without_what_it_imports(tmp_path):
+    calls = {
+        "root": {"node": 0},
+        "nodes": [{"class": f"{__name__}.subprocess.Popen", "arguments": {"args": "true"}}],
+    }
+    write(tmp_path / "m", {}, {"description": calls})
+    with pytest.raises(CheckpointError, match="is nothing that a model is built of"):
+        pg.load(tmp_path / "m", allow=[__name__])
+
+
+def test_buffers_that_no_file_holds_follow_the_precision(tmp_path):
+    gen = next(member for member in ZOO if member.name == "PixelCNN").gen().double()
+    pg.save(gen, tmp_path / "m")
+    kinds = {name: value.dtype for name, value in gen.named_buffers()}
+    again = pg.load(tmp_path / "m")
+    assert {name: value.dtype for name, value in again.named_buffers()} == kinds
 
 
 def test_weights_alone_need_a_model(tmp_path):

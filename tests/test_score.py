@@ -42,6 +42,16 @@ def test_numbers_without_a_side_prove_nothing(kind):
             better > other  # noqa: B015
 
 
+@pytest.mark.parametrize("kinds", [("unbiased", "unbiased"), ("bound", "unbiased")])
+def test_more_particles_are_no_advice_for_two_bounds(kinds):
+    better, other = score(-1.0, kinds[0]), score(-5.0, kinds[1])
+    with pytest.raises(TypeError, match="difference of bounds") as caught:
+        better > other  # noqa: B015
+    assert "use more particles" not in str(caught.value)
+    with pytest.raises(TypeError, match="use more particles"):
+        other > score(-1.0)  # noqa: B015
+
+
 def test_a_bound_above_by_less_than_the_noise_proves_nothing():
     noisy = Score(torch.tensor([5.0, -9.0, 2.0]), "unbiased", particles=8)
     with pytest.raises(TypeError, match="inconclusive"):

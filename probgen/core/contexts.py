@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -45,6 +47,8 @@ def declares_contexts(cls: type) -> type:
     context_declared_by : str or None
         Name of a network, called with contexts beside other inputs, whose own ``context_size`` it
         is, if nothing else tells; its ``context_encoder`` tells that contexts are tokens.
+    context_check : method or None
+        Called with a context that was given, raises ``ValueError`` for values it refuses.
     context_from : str or None
         Name of the part to whose contexts all of this applies, in a family around another one.
 
@@ -76,6 +80,7 @@ def declares_contexts(cls: type) -> type:
         "ignores_contexts": False,
     }
     parts = {"context_net": None, "context_declared_by": None, "context_from": None}
+    parts["context_check"] = None
     for name, value in (defaults | {"context_hint": checks.BUILD} | parts).items():
         setattr(cls, name, value)
     return cls
@@ -175,7 +180,15 @@ def _checked(family: Any, context: Any, how: str) -> Any:
         )
     if _refuses_unknown(unknown, size):
         check_known(context, ndim)
+    _check_by_family(source, context)
     return context
+
+
+def _check_by_family(source: Any, context: Tensor) -> None:
+    """What a family itself refuses of contexts."""
+    check = getattr(source, "context_check", None)
+    if check is not None:
+        check(context)
 
 
 def _refuses_unknown(unknown: bool | None, size: int | None) -> bool:
@@ -484,6 +497,32 @@ def seen_in_training(family: Any, context: Tensor | None) -> Tensor | None:
     if context is None or not family.training or not family.context_dropout:
         return context
     return dropped(context, family.context_ndim, family.context_dropout, family)
+
+
+def asked_given(family: Any, context: Any, net: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The network of a family, called ``net(z, t, context)``, at a context that is given.
+
+    It warns where a rule asks it without one, and the family has never dropped one.
+
+    >>> family = nn.Module().eval()
+    >>> family.context_dropout = 0.1
+    >>> asked_given(family, torch.ones(1), nn.Bilinear(2, 3, 1))
+    Bilinear(in1_features=2, in2_features=3, out_features=1, bias=True)
+    """
+    if context is None or family.training or family.context_dropout:
+        return net
+    return partial(_asked_never_dropped, net)
+
+
+def _asked_never_dropped(net: Callable[..., Tensor], z: Tensor, t: Tensor, *given: Any) -> Tensor:
+    if not given or given[0] is None:
+        warnings.warn(
+            "guidance asks the network without a context, which it has not learned with "
+            "context_dropout=0 unless contexts of the data were unknown (NaN): build it with "
+            "context_dropout=0.1 and train it again, or take a rule that does not ask so",
+            stacklevel=1,  # one place: told once
+        )
+    return net(z, t, *given)
 
 
 def known_rows(context: Any, ndim: int = 1) -> Tensor:

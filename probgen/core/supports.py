@@ -250,7 +250,12 @@ def check_values(
             got = f"{wrong.item():g}" if wrong.ndim == 0 else f"{wrong.tolist()}"
             where = f", entry {', '.join(map(str, place))}" if place else ""
             how = f"recode {name}, or take another family"
-            if unknown and wrong.ndim == 0 and wrong < 0 and not base.check(wrong.new_zeros(()) - 1):
+            if (
+                unknown
+                and wrong.ndim == 0
+                and wrong < 0
+                and not base.check(wrong.new_zeros(()) - 1)
+            ):
                 how = unknown.format(value=f"{wrong.item():g}")
             if wrong.isinf().any():
                 how = "correct it, or mark it missing (NaN)"

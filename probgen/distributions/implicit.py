@@ -155,5 +155,6 @@ def _(distribution: Implicit, rule: Truncation) -> Implicit:
 @conditional.register(Implicit)
 def _(distribution: Implicit, x: Tensor, mask: Tensor) -> dist.TorchDistribution:
     raise NotImplementedError(
-        UNSCORED.format(objective=distribution.trained_by) + ". Missing entries (NaN) can be drawn by a family with a density"
+        UNSCORED.format(objective=distribution.trained_by)
+        + ". Missing entries (NaN) can be drawn by a family with a density"
     )

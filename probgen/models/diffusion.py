@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import batch_of, over_draws, seen_in_training
+from probgen.core.contexts import asked_given, batch_of, over_draws, seen_in_training
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.diffusion.gaussian import GaussianNoise
@@ -164,7 +164,7 @@ class Diffusion(DistributionModule):
     def forward(self, context: Tensor | None = None) -> GaussianDiffused:
         batch = batch_of(context, self.context_ndim)
         return GaussianDiffused(
-            self._call,
+            asked_given(self, context, self._call),
             self.process,
             self.noise(),
             batch,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import batch_of, over_draws, seen_in_training
+from probgen.core.contexts import asked_given, batch_of, over_draws, seen_in_training
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
 from probgen.distributions.diffusion.additive import AdditiveNoise
@@ -58,7 +58,7 @@ class _DiscreteDiffusion(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> DiscreteDiffused:
         return DiscreteDiffused(
-            self._call,
+            asked_given(self, context, self._call),
             self.process,
             self.shape,
             batch_of(context, self.context_ndim),

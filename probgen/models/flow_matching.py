@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import distribution_given, over_draws, seen_in_training
+from probgen.core.contexts import asked_given, distribution_given, over_draws, seen_in_training
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.diffusion.times import Times, UniformTimes
@@ -146,7 +146,7 @@ class FlowMatching(DistributionModule):
         transform = ContinuousTransform(velocity, self.solver, self.probes, parameters, event_ndim)
         independent = isinstance(self.coupling, IndependentCoupling)
         predictor = FlowPredictor(
-            self._predicted,
+            asked_given(self, context, self._predicted),
             self.path,
             event_ndim,
             self.context_ndim,

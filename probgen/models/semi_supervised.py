@@ -132,16 +132,9 @@ class SemiSupervisedVAE(LatentVariableModel):
                 y = self._partly_known(classified, context)
             pyro.sample("z", self.encode(x, self._one_hot(y)))
 
-    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
-        if context is not None:
-            check_classes(context, self.classes)
-        return super().forward(context)
-
-    def settle(self, batch: tuple) -> tuple:
-        batch = super().settle(batch)
-        if len(batch) == 2 and batch[0] is not None:  # refused before a program runs on them
-            self._check(batch[1])
-        return batch
+    def context_check(self, context: Tensor) -> None:
+        """Refuses what are no labels before a program runs on them; ``ValueError``."""
+        check_classes(context, self.classes)
 
     def _check(self, labels: Tensor | None) -> None:
         """Refuses labels that are not one of 0, ..., K - 1, or NaN, for each row; ``ValueError``."""

@@ -47,9 +47,7 @@ class _Changed(Recorded, nn.Module):
             asked = pyro.sample("attributes", self.attributes(), obs=attributes)
             none = dist.Normal(x.new_zeros(0), 1.0).to_event(1)
             generator = _OfRows(self.generator, x)
-            changed = Implicit(
-                generator, none, x.shape[1:], context=asked, trained_by=OBJECTIVE
-            )
+            changed = Implicit(generator, none, x.shape[1:], context=asked, trained_by=OBJECTIVE)
             return pyro.sample("x", changed, obs=x)
 
 
@@ -139,12 +137,11 @@ class StarGAN(Program):
         program: _Changed = self._model  # type: ignore[assignment]
         (width,) = program.attributes().event_shape
         fits = attributes.ndim > 0 and attributes.shape[-1] == width
-        labels = attributes.ndim == 0 or is_labels(attributes, 1, width, fits)
-        if fits and not labels:
+        if fits and not is_labels(attributes, 1, width, fits):
             return
-        got = "labels of shape" if labels else "shape"
         raise ValueError(
-            f"expected attributes ({len(x)}, {width}), or ({width},) for all rows, got {got} "
-            f"{tuple(attributes.shape)}; give them as training has them: one-hot categories side "
-            f"by side, torch.nn.functional.one_hot(labels, {width}).float() if there is one"
+            f"expected attributes ({len(x)}, {width}), or ({width},) for all rows, got "
+            f"{attributes.dtype} of shape {tuple(attributes.shape)}; give them as training "
+            f"has them: one-hot categories side by side, "
+            f"torch.nn.functional.one_hot(labels, {width}).float() if there is one"
         )

@@ -200,8 +200,20 @@ def _check_same(path: str | os.PathLike, saved: dict[str, Any] | None, into: nn.
 
 
 def _take_precision(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Parameters and buffers in the precision in which they were saved."""
+    """Parameters and buffers in the precision in which they were saved.
+
+    Buffers that no file holds follow the others where the whole model was converted.
+    """
+    changed = False
     for name, value in model.state_dict(keep_vars=True).items():
         saved = state.get(name)
         if saved is not None and not is_lazy(value) and saved.dtype != value.dtype:
             value.data = value.data.to(saved.dtype)
+            changed = True
+    precisions = {value.dtype for value in state.values() if value.is_floating_point()}
+    if not changed or len(precisions) != 1:
+        return
+    (precision,) = precisions
+    for name, value in model.named_buffers():
+        if name not in state and value.is_floating_point():
+            value.data = value.data.to(precision)

@@ -20,6 +20,7 @@ from probgen.core.description.names import (
     harmless,
     imported,
     public_name,
+    within,
 )
 from probgen.core.description.reading import CONTAINERS, defaults
 from probgen.core.description.values import CONTAINED, Description, differences, form_of
@@ -127,14 +128,13 @@ class _Builder:
             return self.allowed[name]
         root = name.split(".")[0]
         own = root in TRUSTED
-        if not own and not any(
-            name == each or name.startswith(f"{each}.") for each in self.packages
-        ):
+        if not own and not within(name, self.packages):
             raise NotDescribed(
                 f"{name} is code beyond probgen, torch and Pyro; if you trust the file, allow it"
             )
         found = imported(name)
-        if own and not harmless(found, root, built):
+        allowed = harmless(found, root, built) if own else within(found.__module__, self.packages)
+        if not allowed:
             raise NotDescribed(
                 f"{name} is nothing that a model is built of; if you trust the file, allow it"
             )

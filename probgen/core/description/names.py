@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from pyro.distributions import Distribution as PyroDistribution
@@ -24,7 +25,6 @@ OWN = ("nn", "heads", "distributions", "models", "samplers", "text")
 OUR_FUNCTIONS = tuple(f"{OURS}.{each}" for each in OWN)
 PARTS = (*OUR_FUNCTIONS, f"{OURS}.core", f"{OURS}.objectives")
 FUNCTIONS = (*OUR_FUNCTIONS, "torch.nn.functional", "pyro.infer.autoguide.initialization")
-COMPILED = ("torch._C._nn", "torch._C._special")  # functions of tensors that are no Python
 MISSING = object()
 
 
@@ -93,16 +93,22 @@ def harmless(found: Any, root: str, built: bool) -> bool:
     if own.split(".")[0] != root:
         return False
     if inspect.isclass(found):
-        return _within(own, PARTS) if root == OURS else _within(own, NETS) and issubclass(found, BUILT)
+        return (
+            _within(own, PARTS) if root == OURS else _within(own, NETS) and issubclass(found, BUILT)
+        )
     if built:
         return False
     if inspect.isbuiltin(found):
         of_tensors = own == "torch" and found.__self__ is None and found.__name__ != "from_file"
-        return of_tensors or own in COMPILED
+        return of_tensors or vars(nn.functional).get(found.__name__) is found
     return inspect.isfunction(found) and _within(own, FUNCTIONS)
 
 
-def _within(module: str, packages: tuple[str, ...]) -> bool:
+def within(module: str | None, packages: Collection[str]) -> bool:
+    """Whether a dotted name is in one of some packages."""
+    return any(f"{module}.".startswith(f"{each}.") for each in packages)
+
+
+def _within(module: str, packages: Collection[str]) -> bool:
     outside = f"{OURS}.core.description"  # which itself calls what it is told to
-    inside = any(f"{module}.".startswith(f"{each}.") for each in packages)
-    return inside and not module.startswith(outside)
+    return within(module, packages) and not within(module, (outside,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from pyro.infer.autoguide import AutoGuide
@@ -35,12 +36,37 @@ def read_arguments(value: Any) -> dict[str, Any]:
     if isinstance(value, Untold):
         raise NotDescribed(value.why)
     if type(value) in CONTAINERS:
-        names = [] if isinstance(value, nn.ParameterList) else list(value._modules)
-        named = names != [str(place) for place in range(len(names))]
-        return {"": dict(value.named_children()) if named else list(value)}
+        return {"": _parts(value)}
     fields = getattr(value, "_fields", None)
     if isinstance(value, tuple) and fields:
         return dict(zip(fields, value, strict=True))
+    _check_tells(value)
+    kind = nn.RNNBase if isinstance(value, nn.RNNBase) else type(value)
+    try:
+        parameters = inspect.signature(kind.__init__).parameters
+    except (TypeError, ValueError) as error:
+        raise NotDescribed(f"a {type(value).__name__} does not tell its arguments") from error
+    found = {}
+    for parameter in list(parameters.values())[1:]:
+        read = _read(value, parameter)
+        if read is not MISSING:
+            found[parameter.name] = read
+    if kind is nn.RNNBase:
+        return _passed_on(value, found, parameters)
+    return _one_parametrization(value, found)
+
+
+def _parts(value: nn.Module) -> dict[str, Any] | list[Any]:
+    """What a container is given: by names, unless they are those that it gives itself."""
+    if isinstance(value, nn.ParameterList):
+        return list(value)
+    names = list(value._modules)
+    named = isinstance(value, nn.ModuleDict) or names != [str(each) for each in range(len(names))]
+    return dict(value._modules) if named else list(value._modules.values())
+
+
+def _check_tells(value: Any) -> None:
+    """Raises :class:`NotDescribed` for what attributes do not tell."""
     theirs = type(value).__module__.split(".")[0] in (*THEIRS, OURS) and isinstance(value, BUILT)
     ours = isinstance(value, nn.Module) and type(value).__module__.startswith(OURS)
     if not dataclasses.is_dataclass(value) and (not theirs or ours):
@@ -48,29 +74,23 @@ def read_arguments(value: Any) -> dict[str, Any]:
         raise NotDescribed(
             f"a {name} does not tell its arguments; let its class inherit from Recorded"
         )
-    hooked = [each for each in ("_forward_hooks", "_forward_pre_hooks") if vars(value).get(each)]
+    hooked = any(vars(value).get(each) for each in ("_forward_hooks", "_forward_pre_hooks"))
     if hooked and not isinstance(value, LazyModuleMixin):
         raise NotDescribed(
-            f"a {type(value).__name__} has hooks (of torch.nn.utils.spectral_norm, say; that of "
-            "torch.nn.utils.parametrizations as well cannot be described)"
+            f"a {type(value).__name__} has hooks (those of torch.nn.utils.spectral_norm, say)"
         )
-    try:
-        kind = nn.RNNBase if isinstance(value, nn.RNNBase) else type(value)
-        parameters = inspect.signature(kind.__init__).parameters
-    except (TypeError, ValueError) as error:
-        raise NotDescribed(f"a {type(value).__name__} does not tell its arguments") from error
-    found = {}
-    for parameter in list(parameters.values())[1:]:
-        read = _read(value, parameter)
-        # recurrent layers pass on what they are given, and not all take all
-        passed_on = kind is nn.RNNBase and (
-            parameter.name == "mode" or read is parameter.default or read == parameter.default
-        )
-        if read is not MISSING and not passed_on:
-            found[parameter.name] = read
-    if isinstance(value, nn.RNN):
-        found["nonlinearity"] = value.nonlinearity
-    return _one_parametrization(value, found)
+
+
+def _passed_on(
+    value: nn.RNNBase, found: dict[str, Any], parameters: Mapping[str, inspect.Parameter]
+) -> dict[str, Any]:
+    """Of a recurrent layer, which hands its arguments on, those that are no defaults."""
+    also = {"nonlinearity": value.nonlinearity} if isinstance(value, nn.RNN) else {}
+    return also | {
+        name: each
+        for name, each in found.items()
+        if name != "mode" and each is not None and each != parameters[name].default
+    }
 
 
 def _one_parametrization(value: Any, found: dict[str, Any]) -> dict[str, Any]:
