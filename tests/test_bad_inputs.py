@@ -296,7 +296,11 @@ CASES = {
         CheckpointError,
         "another model.*missing",
     ),
-    "nothing to load": (lambda p: load(p / "none", into=gaussian()), CheckpointError, "found no file"),
+    "nothing to load": (
+        lambda p: load(p / "none", into=gaussian()),
+        CheckpointError,
+        "found no file",
+    ),
     "another model to load": (
         lambda p: (write(p / "m", {}, {}), load(p / "m", into=gaussian())),
         CheckpointError,

@@ -50,6 +50,7 @@ from probgen.objectives.denoising import Denoising
 
 UNKNOWN = {
     "Diffusion of images given texts",
+    "Diffusion by class balancing, in units of the data",
     "Diffusion by denoising, given a context",
     "DiffusionChain given a context",
     "FlowMatching given a context",

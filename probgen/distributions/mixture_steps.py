@@ -95,7 +95,12 @@ class Quadratic:
         noise = (
             _ROUNDING * torch.finfo(self.linear.dtype).eps * rows[:, None] * self.spread.square()
         )
-        return rows, centered, scatter - outer(first, self.shift) - outer(self.shift, centered), noise
+        return (
+            rows,
+            centered,
+            scatter - outer(first, self.shift) - outer(self.shift, centered),
+            noise,
+        )
 
 
 class Whitened:

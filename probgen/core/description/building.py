@@ -19,8 +19,8 @@ from probgen.core.description.names import (
     NotDescribed,
     harmless,
     imported,
+    part_of,
     public_name,
-    within,
 )
 from probgen.core.description.reading import CONTAINERS, defaults
 from probgen.core.description.values import CONTAINED, Description, differences, form_of
@@ -128,12 +128,12 @@ class _Builder:
             return self.allowed[name]
         root = name.split(".")[0]
         own = root in TRUSTED
-        if not own and not within(name, self.packages):
+        if not own and not part_of(name, self.packages):
             raise NotDescribed(
                 f"{name} is code beyond probgen, torch and Pyro; if you trust the file, allow it"
             )
         found = imported(name)
-        allowed = harmless(found, root, built) if own else within(found.__module__, self.packages)
+        allowed = harmless(found, root, built) if own else part_of(found.__module__, self.packages)
         if not allowed:
             raise NotDescribed(
                 f"{name} is nothing that a model is built of; if you trust the file, allow it"

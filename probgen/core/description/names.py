@@ -94,21 +94,21 @@ def harmless(found: Any, root: str, built: bool) -> bool:
         return False
     if inspect.isclass(found):
         return (
-            _within(own, PARTS) if root == OURS else _within(own, NETS) and issubclass(found, BUILT)
+            _inside(own, PARTS) if root == OURS else _inside(own, NETS) and issubclass(found, BUILT)
         )
     if built:
         return False
     if inspect.isbuiltin(found):
         of_tensors = own == "torch" and found.__self__ is None and found.__name__ != "from_file"
         return of_tensors or vars(nn.functional).get(found.__name__) is found
-    return inspect.isfunction(found) and _within(own, FUNCTIONS)
+    return inspect.isfunction(found) and _inside(own, FUNCTIONS)
 
 
-def within(module: str | None, packages: Collection[str]) -> bool:
+def part_of(module: str | None, packages: Collection[str]) -> bool:
     """Whether a dotted name is in one of some packages."""
     return any(f"{module}.".startswith(f"{each}.") for each in packages)
 
 
-def _within(module: str, packages: Collection[str]) -> bool:
+def _inside(module: str, packages: Collection[str]) -> bool:
     outside = f"{OURS}.core.description"  # which itself calls what it is told to
-    return within(module, packages) and not within(module, (outside,))
+    return part_of(module, packages) and not part_of(module, (outside,))
