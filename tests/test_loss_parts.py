@@ -38,7 +38,8 @@ from probgen.train.fit import fit
 from probgen.train.history import History
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(20.0).remainder(2).unsqueeze(-1)
+LABELS = torch.arange(20.0).remainder(2)
+Y = LABELS.unsqueeze(-1)
 BOUND = ["reconstruction", "kl"]
 
 
@@ -130,7 +131,7 @@ def run(make, objective, context=None, **options):
     gen, objective = make(), None if objective is None else objective()
     quiet = {"progress": False, "verdict": False, "compile": False, "seed": 0}
     settings = {"steps": 5, "batch_size": 8} | quiet | options
-    context = Y if make is joint else context
+    context = LABELS if make is joint else context
     return fit(gen, X if context is None else (X, context), objective, **settings)
 
 
@@ -302,7 +303,7 @@ def test_parts_are_drawn_and_told():
 def test_a_loss_is_the_same_whether_its_parts_are_noted_or_not(kind):
     make, objective, _ = KINDS[kind]
     torch.manual_seed(1)
-    gen, batch = make(), (X, Y) if make is joint else (X,)
+    gen, batch = make(), (X, LABELS) if make is joint else (X,)
     values = []
     for noted in (noted_parts(), nullcontext()):
         torch.manual_seed(2)

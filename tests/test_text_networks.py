@@ -126,7 +126,7 @@ def test_the_encoder_sees_all_words_and_their_order_in_any_leading_dims():
     for place in range(LENGTH):
         other = first.clone()
         other[0, place] = 8
-        assert ((net(other) - net(first)).abs() > 1e-4).all(-1).all()
+        assert ((net(other) - net(first)).abs().amax(-1) > 1e-4).all()
     assert ((net(first.flip(1)).flip(1) - net(first)).abs() > 1e-4).any()
     with pytest.raises(ValueError, match="at most 5 steps, got 6; build the encoder with length=6"):
         net(torch.zeros(1, 6))

@@ -48,6 +48,23 @@ def check_labels(labels: Any) -> None:
         )
 
 
+def check_label_batch(labels: Any) -> None:
+    """Refuses a column of labels and one-hot ones where labels of any batch shape are taken.
+
+    A column would broadcast to all pairs of rows and labels. ``ValueError``.
+
+    >>> check_label_batch(torch.tensor([[0.0, 2.0, 1.0], [1.0, 1.0, 1.0]]))
+    >>> check_label_batch(torch.eye(3))
+    Traceback (most recent call last):
+    ValueError: expected labels y of shape (N,), got (3, 3); give one number for each row: of one-hot ones y.argmax(-1)
+    """
+    if not torch.is_tensor(labels) or labels.ndim < 2:
+        return
+    column = labels.shape[1:] == (1,)
+    if column or (values_are_known() and _is_one_hot(labels, labels.shape[-1])):
+        check_labels(labels)
+
+
 def check_classes(labels: Tensor, classes: int) -> None:
     """Refuses labels other than 0, ..., K - 1 and NaN, where values can be read; ``ValueError``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from probgen.core.given_labels import check_labels
+from probgen.core.given_labels import check_label_batch
 from probgen.distributions.energy.labeled import LabeledEnergy
 from probgen.distributions.energy.module import EnergyModule
 
@@ -52,7 +52,7 @@ class JointEnergyModel(EnergyModule):
     unknown_contexts = True
 
     def forward(self, context: Tensor | None = None) -> LabeledEnergy:
-        check_labels(context)
+        check_label_batch(context)
         start = self.start(None)
         options = {"tilted": self.tilted, "annealing": self.annealing}
         return LabeledEnergy(self.net, context, start, self.kernel, self.num_steps, **options)

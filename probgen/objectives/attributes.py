@@ -80,6 +80,7 @@ class AttributeTranslation(TwoPlayers):
     ----------
     Choi, Choi, Kim, Ha, Kim, Choo (2018), StarGAN, https://arxiv.org/abs/1711.09020
 
+    >>> import torch
     >>> from probgen.models.info_gan import Codes
     >>> from probgen.models.star_gan import StarGAN
     >>> from probgen.nn import MLP

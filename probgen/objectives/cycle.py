@@ -83,6 +83,7 @@ class CycleConsistency(TwoPlayers):
     Zhu, Park, Isola, Efros (2017), Unpaired image-to-image translation using cycle-consistent
     adversarial networks, https://arxiv.org/abs/1703.10593
 
+    >>> import torch
     >>> from probgen.models.cycle_gan import CycleGAN
     >>> gen = CycleGAN(nn.Linear(2, 3), nn.Linear(3, 2))
     >>> loss = CycleConsistency(nn.Linear(2, 1), nn.Linear(3, 1))
