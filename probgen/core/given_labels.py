@@ -58,10 +58,11 @@ def check_label_batch(labels: Any) -> None:
     Traceback (most recent call last):
     ValueError: expected labels y of shape (N,), got (3, 3); give one number for each row: of one-hot ones y.argmax(-1)
     """
-    if not torch.is_tensor(labels) or labels.ndim < 2:
-        return
-    column = labels.shape[1:] == (1,)
-    if column or (values_are_known() and _is_one_hot(labels, labels.shape[-1])):
+    if (
+        not torch.is_tensor(labels)
+        or labels.shape[1:] == (1,)
+        or (labels.ndim > 1 and values_are_known() and _is_one_hot(labels, labels.shape[-1]))
+    ):
         check_labels(labels)
 
 
