@@ -250,7 +250,8 @@ def test_translation_and_style(tmp_path):
     assert changed > partners - 8
     error, before = numbers(text, "error to the true partner")
     assert error < before / 2.5
-    curve = [numbers(text, line) for line in text.splitlines() if line.startswith("psi")]
+    psi = [line.partition(":")[0] for line in text.splitlines() if line.startswith("psi")]
+    curve = [numbers(text, name) for name in psi]
     assert curve[0] == [1.0, 0.0] and curve[-1][0] < curve[1][0] and curve[-1][1] > curve[1][1]
     assert {"arcs", "attributes", "style"} <= {path.stem for path in tmp_path.glob("*.png")}
 
