@@ -81,12 +81,15 @@ def construction_of(built: Any) -> dict[str, Any] | None:
 
     Entries of ``*args`` and ``**kwargs`` stand under the names of those parameters.
     """
-    kept = getattr(built, "__dict__", {}).get(_ARGUMENTS)
-    if kept is None:
+    if _ARGUMENTS not in getattr(built, "__dict__", {}):
         return None
-    args, kwargs = kept
-    bound = inspect.signature(type(built).__init__).bind(built, *args, **kwargs)
-    return dict(list(bound.arguments.items())[1:])
+    return dict(list(_bound(built).arguments.items())[1:])
+
+
+def _bound(built: Any) -> inspect.BoundArguments:
+    """The arguments that were kept, as those of the constructor."""
+    args, kwargs = built.__dict__[_ARGUMENTS]
+    return inspect.signature(type(built).__init__).bind(built, *args, **kwargs)
 
 
 def arguments_became(built: Any, **arguments: Any) -> None:
@@ -99,7 +102,6 @@ def arguments_became(built: Any, **arguments: Any) -> None:
     >>> construction_of(grown)
     {'levels': 2}
     """
-    args, kwargs = built.__dict__[_ARGUMENTS]
-    bound = inspect.signature(type(built).__init__).bind(built, *args, **kwargs)
+    bound = _bound(built)
     bound.arguments.update(arguments)
     keep_arguments(built, bound.args[1:], bound.kwargs)

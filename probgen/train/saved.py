@@ -132,9 +132,10 @@ def load(
     checks.instance(nn.Module, **checks.given(into=into))
     tensors, metadata = read(path)
     calls = metadata.get("description")
-    state = left_behind(tensors, metadata) if "cursor" in metadata else dict(tensors)
-    given = {name: state.pop(name) for name in list(state) if name.startswith("argument/")}
-    given |= {name: value for name, value in tensors.items() if name.startswith("argument/")}
+    given = {name: value for name, value in tensors.items() if name.startswith("argument/")}
+    state = {name: value for name, value in tensors.items() if name not in given}
+    if "cursor" in metadata:
+        state = left_behind(tensors, metadata)
     if into is not None:
         with _sound(path):
             _check_same(path, calls, into)
