@@ -4,7 +4,9 @@ import ast
 import contextlib
 import io
 import re
+import sys
 import traceback
+import types
 import warnings
 from pathlib import Path
 
@@ -35,7 +37,9 @@ def test_the_snippets_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     pyro.clear_param_store()
-    names = {"__name__": "__main__"}
+    script = types.ModuleType("__main__")  # a reader's script: what it defines is found by name
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    names = vars(script)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         for code in snippets(page):
