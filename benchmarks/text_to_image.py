@@ -61,7 +61,7 @@ class Sizes(NamedTuple):
     num_steps: int  # of the sampler
 
 
-FULL = Sizes(30_000, 500, 100, 32, 3_500, 1_500, 15)
+FULL = Sizes(30_000, 500, 100, 32, 3_500, 2_000, 15)
 SMOKE = Sizes(300, 8, 4, 8, 4, 4, 3)
 NOISE = 32  # of the GAN
 
@@ -131,13 +131,21 @@ class Judge(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.features = pg.nn.ConvEncoder(
-            (3, SIZE, SIZE), 128, hidden=(width, 2 * width, 2 * width)
+
+        def layer(before: int, after: int) -> list[nn.Module]:
+            convolution = nn.Conv2d(before, after, 3, padding=1)
+            return [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+
+        self.layers = nn.Sequential(
+            *(*layer(3, width), *layer(width, width), nn.MaxPool2d(2)),
+            *(*layer(width, 2 * width), *layer(2 * width, 2 * width), nn.MaxPool2d(2)),
+            *(*layer(2 * width, 3 * width), nn.Flatten(), nn.Dropout(0.3)),
+            *(nn.Linear(3 * width * (SIZE // 4) ** 2, 192), nn.ReLU(), nn.Dropout(0.3)),
+            nn.Linear(192, sum(COUNTS)),
         )
-        self.last = nn.Linear(128, sum(COUNTS))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return list(self.last(self.features(x).relu()).split(COUNTS, -1))
+        return list(self.layers(x).split(COUNTS, -1))
 
     @torch.no_grad()
     def attributes(self, x: Tensor) -> Tensor:
@@ -150,13 +158,14 @@ class Judge(nn.Module):
 def trained_judge(data: CaptionedDigits, width: int, steps: int, device: str) -> Judge:
     torch.manual_seed(0)
     judge = Judge(width).to(device)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=0.01)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=0.05)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     x = scaled(data.images).to(device)
     wanted = data.attributes.to(device)
     for _ in range(steps):
         rows = torch.randint(len(x), (128,), device=device)
-        logits = judge(x[rows])
+        shift = torch.randint(-1, 2, (2,)).tolist()
+        logits = judge(torch.roll(x[rows], shift, (2, 3)))
         losses = [
             nn.functional.cross_entropy(part, wanted[rows, column])
             for column, part in enumerate(logits)
@@ -244,10 +253,11 @@ def composed(mnist: Mnist, n: int, seed: int) -> CaptionedDigits:
 def judges(mnist: Mnist, sizes: Sizes, path: Path | None, device: str) -> Judge:
     """Trained, or as the file has them."""
     if path is not None and path.exists():
-        judge = Judge(32).to(device).eval()
+        judge = Judge(16).to(device).eval()
         judge.load_state_dict(torch.load(path, weights_only=True))
         return judge
-    judge = trained_judge(composed(mnist, sizes.pictures, 1), 32, sizes.judge_steps, device)
+    pictures = composed(mnist, 2 * sizes.pictures, 1)  # composed anew: more than a model sees
+    judge = trained_judge(pictures, 16, sizes.judge_steps, device)
     if path is not None:
         torch.save(judge.state_dict(), path)
     return judge

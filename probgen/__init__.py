@@ -23,6 +23,7 @@ from probgen import (
     plot,
     samplers,
     sequences,
+    table,
     testing,
     text,
     train,
@@ -70,6 +71,7 @@ from probgen.models.autoregressive_flow import (
     UNAF,
     AutoregressiveFlow,
 )
+from probgen.models.autoregressive_table import AutoregressiveTable
 from probgen.models.bayesian_hidden_markov import BayesianHiddenMarkovModel
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_network import BayesianNetwork
@@ -119,14 +121,17 @@ from probgen.models.sphere_flow import SphereFlow
 from probgen.models.standardized import Standardized
 from probgen.models.star_gan import StarGAN
 from probgen.models.state_space import LinearGaussianStateSpace
+from probgen.models.tabular import Tabular
 from probgen.models.transformed import Transformed
 from probgen.models.transformer import Transformer
 from probgen.models.vae import VAE
 from probgen.models.variable_length import VariableLength, VariableLengthLatents
 from probgen.models.vector_quantized import VQVAE
 from probgen.objectives import ELBO
+from probgen.reporting.report import report
 from probgen.sampling import sample
 from probgen.scoring import log_likelihood
+from probgen.table.schema import Table
 from probgen.train import CheckpointError, FitWarning, History, NonFiniteLoss, fit, load, save
 
 __version__ = "0.1.0"
@@ -149,6 +154,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "AutoregressiveFlow",
+    "AutoregressiveTable",
     "BayesianGaussianMixture",
     "BayesianHiddenMarkovModel",
     "BayesianNetwork",
@@ -219,6 +225,8 @@ __all__ = [
     "Standardized",
     "StarGAN",
     "StopOr",
+    "Table",
+    "Tabular",
     "Transformed",
     "Transformer",
     "Truncation",
@@ -259,12 +267,14 @@ __all__ = [
     "predictive_check",
     "prior_predictive",
     "relabel",
+    "report",
     "sample",
     "sample_report",
     "samplers",
     "save",
     "sequences",
     "standard_normal",
+    "table",
     "testing",
     "text",
     "to_arviz",

@@ -63,7 +63,7 @@ def load(*names: str) -> None:
             importlib.import_module(name)
 
 
-load("numpy", "torch", "pyro", "pyro.infer.autoguide", "safetensors.torch", "tqdm")
+load("numpy", "torch", "pyro", "pyro.infer.autoguide", "safetensors.torch")
 from torch.distributions import Distribution, Normal  # noqa: E402
 
 

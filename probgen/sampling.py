@@ -15,6 +15,7 @@ from probgen.core import checks
 from probgen.core.arguments import is_plain
 from probgen.core.contexts import received
 from probgen.core.entry import check_used
+from probgen.core.frames import draws_frames
 from probgen.core.keywords import call_form, explained
 from probgen.core.modes import infers
 from probgen.core.seeds import Seed, seeded, takes_seed
@@ -30,6 +31,7 @@ LEAST = 4096  # numbers, of the layers of a network for small events
 
 
 @explained
+@draws_frames
 @infers
 @torch.no_grad()
 @takes_seed
@@ -86,7 +88,8 @@ def sample(
     Returns
     -------
     Tensor
-        ``(n, *batch, *event)``, or ``(n, *event)`` without a context.
+        ``(n, *batch, *event)``, or ``(n, *event)`` without a context. Of a :class:`Tabular
+        <probgen.Tabular>`: a frame of as many rows, those of the first draw for all contexts first.
 
     Raises
     ------
@@ -117,8 +120,19 @@ def sample(
     ways = [sampler] if sampler is not None else []
     if not (temperature is None and top_k is None and top_p is None):
         ways.append(Truncation(1.0 if temperature is None else temperature, top_k, top_p))
-    limit = _DrawLimit(max_rows, memory, _is_accelerated(gen), _is_joint(guidance))
-    return _drawn(partial(_distribution, gen, ways, guidance), n, context, gen.context_ndim, limit)
+    limit = _DrawLimit(
+        max_rows,
+        memory,
+        _is_accelerated(gen),
+        _is_joint(guidance),
+        not _has_rows(guidance, gen.context_ndim),
+    )
+    distribution_of = partial(_distribution, gen, ways, guidance)
+    _, batch = _rows(context, gen.context_ndim)
+    if n == 0 or not batch.numel():
+        unguided = partial(_distribution, gen, ways, None)
+        return _no_draws(distribution_of, unguided, n, context, batch)
+    return _drawn(distribution_of, n, context, gen.context_ndim, limit)
 
 
 def _distribution(
@@ -137,6 +151,16 @@ def _is_joint(rule: Any) -> bool:
     return getattr(rule, "joint", False) or _is_joint(getattr(rule, "base", None))
 
 
+def _has_rows(rule: Any, ndim: int) -> bool:
+    """Whether a rule, or what it is applied to, has a context of its own for each row."""
+    if rule is None:
+        return False
+    own = getattr(rule, "context", None)
+    return (torch.is_tensor(own) and own.ndim > ndim) or _has_rows(
+        getattr(rule, "base", None), ndim
+    )
+
+
 class _DrawLimit(NamedTuple):
     """How many draws are made at once, as the caller says or as memory holds."""
 
@@ -144,6 +168,7 @@ class _DrawLimit(NamedTuple):
     memory: float | None
     accelerated: bool
     joint: bool
+    by_rows: bool
 
     def first(self, distribution: dist.TorchDistribution) -> int:
         """Before anything has been drawn: as the size of events tells."""
@@ -159,6 +184,15 @@ class _DrawLimit(NamedTuple):
                 f"guidance, got {rows} rows where {first} fit; pass max_rows={rows}, or draw fewer"
             )
 
+    def check_rows(self, rows: int, first: int) -> None:
+        """Refuses pieces of rows that a rule of guidance has contexts for."""
+        if not self.by_rows:
+            raise ValueError(
+                "expected room for all rows at once, for each of which the rule of guidance has a "
+                f"context, got {rows} rows where {first} fit; pass max_rows={rows}, or give the "
+                "rule one context for all"
+            )
+
     def next(self, profile: Profile, drawn: int) -> int:
         """After a piece has been drawn: as its memory tells."""
         return self.max_rows or fitting(self.memory, profile.peak / drawn, profile.accelerated)
@@ -169,8 +203,6 @@ def _drawn(
 ) -> Tensor:
     """All draws, ``(n, *batch, *event)``, in one piece or in several."""
     rows, batch = _rows(context, context_ndim)
-    if n == 0 or not batch.numel():
-        return _no_draws(distribution_of, n, context, batch)
     if rows is None:
         distribution = distribution_of(context)
         first = limit.first(distribution)
@@ -184,15 +216,19 @@ def _drawn(
         return distribution_of(context).sample((n,))
     if len(rows) <= first:
         return _in_order(distribution_of(context), n, first, limit)
+    limit.check_rows(len(rows), first)
     return _by_rows(distribution_of, n, rows, first, limit).unflatten(1, batch)
 
 
-def _no_draws(distribution_of: LawOf, n: int, context: Any, batch: torch.Size) -> Tensor:
+def _no_draws(
+    distribution_of: LawOf, unguided: LawOf, n: int, context: Any, batch: torch.Size
+) -> Tensor:
     """An empty tensor of the shape and dtype that draws have, as a draw for zeros tells."""
     if batch:
         context = context.new_zeros(1, *context.shape[len(batch) :])
     with seeded(0):
-        draw = distribution_of(context).sample()
+        distribution_of(context)  # which refuses what is no way of drawing
+        draw = unguided(context).sample()
     return draw.new_empty(n, *batch, *draw.shape[1 if batch else 0 :])
 
 

@@ -23,6 +23,7 @@ from probgen.core.kinds import average, kind_of
 from probgen.core.missing import has_missing
 from probgen.core.modes import infers
 from probgen.core.private_torch import pytree
+from probgen.core.progress import Progress, Reported, check_progress
 from probgen.core.reading import Reading
 from probgen.core.rows import RowLayout, layout_of, tensors_of
 from probgen.core.runtime import rows_in_plate, validation
@@ -51,6 +52,7 @@ def log_likelihood(
     memory: float | None = None,
     compile: Choice = "auto",
     seed: Seed = None,
+    progress: Reported = None,
 ) -> Score:
     r"""Held-out log-likelihood of every row, with the kind of number that it is.
 
@@ -85,6 +87,9 @@ def log_likelihood(
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
+    progress : bool, float or None
+        Mean so far, rate and time left: in one line that is renewed where there is a terminal;
+        elsewhere nothing, with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
 
     Warns
     -----
@@ -111,6 +116,7 @@ def log_likelihood(
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.positive(**checks.given(memory=memory))
     checks.one_of(("auto", True, False), compile=compile)
+    check_progress(progress)
     batch = as_rows(gen, *batch)
     if weights is not None:
         weights = weights_from(weights, layout_of(gen, batch).size)
@@ -126,9 +132,13 @@ def log_likelihood(
         if max_rows is None
         else max(1, max_rows)
     )
-    blocks = _by_block(gen, batch, particles, at_once, probe.cut, compile)
+    values = []
+    with Progress("log_likelihood", unit="rows", asked=progress) as shown:
+        for block in _by_block(gen, batch, particles, at_once, probe.cut, compile, shown):
+            values.append(average(block, kind))
+            shown.say(lambda: f"mean {torch.cat(values).mean():.4g} nats")
     return Score(
-        torch.cat([average(block, kind) for block in blocks]),
+        torch.cat(values),
         kind,
         "nats",
         particles,
@@ -243,6 +253,7 @@ def _by_block(
     at_once: int,
     cut: RowBlocks | None,
     compile: Choice,
+    progress: Progress,
 ) -> Iterator[Tensor]:
     """Log weights of one block of rows after the other, ``(particles, rows of the block)``.
 
@@ -251,12 +262,16 @@ def _by_block(
     size = max(min(at_once, 256), at_once // particles)  # a block shares a run of its encoder
     cuts = windows(cut.layout.size, size) if cut is not None else [Window(0, 0, 0)]
     blocks = [batch if cut is None else cut.take(slice(*each[:2])) for each in cuts]
+    progress.total = float(particles if cut is None else cut.layout.size)
+    if cut is None:
+        progress.unit = "particles"
     others: Iterator[list[Tensor]] | None = None
     for block, each in zip(blocks, cuts, strict=True):
         pair = run_pair(gen, block, None) if cut is None else cut.run(block, slice(*each[:2]))
         first = pair.by_row(gen.plate)
         count = at_once // max(1, first.shape[1])
-        others = others or _others(gen, blocks, cuts, particles - 1, count, cut, compile)
+        progress.advance(1 if cut is None else _new(each) / particles)
+        others = others or _others(gen, blocks, cuts, particles - 1, count, cut, compile, progress)
         yield torch.cat([first, *next(others)])[:particles, each.skip :]
 
 
@@ -268,6 +283,7 @@ def _others(
     at_once: int,
     cut: RowBlocks | None,
     compile: Choice,
+    progress: Progress,
 ) -> Iterator[list[Tensor]]:
     """Log weights of so many particles, or of some more, for one block after the other.
 
@@ -302,8 +318,18 @@ def _others(
     calls = [Call(tensors) for tensors in shared for _ in range(count)]
     missing = any(has_missing(value) for block in blocks for value in tensors_of(block))
     weights = repeated(weigh, calls, compile, together, missing)
-    for _ in blocks:
-        yield list(islice(weights, count))
+    for each in cuts:
+        share = particles if cut is None else _new(each) * particles / (particles + 1)
+        found = []
+        for weight in islice(weights, count):
+            found.append(weight)
+            progress.advance(share / count)
+        yield found
+
+
+def _new(window: Window) -> int:
+    """How many rows a window has that were in none before."""
+    return window.stop - window.start - window.skip
 
 
 def _measure(pair: Reading, plate: str) -> str:

@@ -151,7 +151,7 @@ class Vocabulary:
         declared = _declared(padding, unknown, begin, end)
         checks.at_least(1, min_count=min_count)
         checks.at_least(len(declared) + 1, **checks.given(max_size=max_size))
-        counts = Counter(token for text in as_texts(texts) for token in tokenizer(text))
+        counts = Counter(token for text in as_texts(texts) for token in _tokens(tokenizer, text))
         for token in declared.values():
             counts.pop(token, None)
         frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -255,7 +255,7 @@ class Vocabulary:
                 f"expected numbers 0, 1, ..., {len(self) - 1} of tokens, got "
                 f"{numbers[wrong][0].item():g}; decode by the vocabulary that encoded them"
             )
-        rows = numbers.long().reshape(-1, ids.shape[-1]).tolist()
+        rows = numbers.long().reshape(ids.shape[:-1].numel(), ids.shape[-1]).tolist()
         return [self._joined(row) for row in rows]
 
     def events(self, ids: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ class Vocabulary:
         return Counter(
             token
             for text in as_texts(texts)
-            for token in self.tokenizer(text)
+            for token in _tokens(self.tokenizer, text)
             if token not in self.places
         )
 
@@ -320,7 +320,7 @@ class Vocabulary:
         return None if token is None else self.places[token]
 
     def _encoded(self, text: str) -> list[int]:
-        tokens = list(self.tokenizer(text))
+        tokens = _tokens(self.tokenizer, text)
         unknown = self.unknown
         strange = [token for token in tokens if token not in self.places]
         if strange and unknown is None:
@@ -344,6 +344,24 @@ class Vocabulary:
         if self.tokenizer is characters:
             return "".join(tokens)
         return re.sub(r" (?=[^\w\s<])", "", " ".join(tokens))
+
+
+def _tokens(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The tokens of a text; ``TypeError`` for what is no list of strings."""
+    found: Any = tokenizer(text)
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        raise TypeError(
+            f"expected a tokenizer that gives a list of strings, got {type(found).__name__} for "
+            f"{text!r}; let it return the tokens, as str.split does"
+        )
+    tokens = list(found)
+    for token in tokens:
+        if not isinstance(token, str):
+            raise TypeError(
+                f"expected a tokenizer that gives strings, got {type(token).__name__} for {text!r}; "
+                "map numbers to strings, or give them as contexts without a vocabulary"
+            )
+    return tokens
 
 
 def as_texts(texts: Any) -> list[str]:

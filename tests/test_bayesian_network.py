@@ -15,7 +15,7 @@ from probgen.core.kinds import density_kind
 from probgen.distributions.conditional import conditional
 from probgen.distributions.graphical.ancestral import DirectedDistribution
 from probgen.distributions.graphical.discrete_network import DiscreteNetwork
-from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
+from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, ProbabilityTable
 from probgen.nn import MLP
 
 LEVELS = {"c": 2, "a": 2, "d": 3, "b": 3}  # columns are in no ancestral order
@@ -32,7 +32,8 @@ def shaken(gen):
 
 def network(**arguments):
     nodes = {
-        n: Table(k, [LEVELS[p] for p in PARENTS.get(n, ())], **arguments) for n, k in LEVELS.items()
+        n: ProbabilityTable(k, [LEVELS[p] for p in PARENTS.get(n, ())], **arguments)
+        for n, k in LEVELS.items()
     }
     return shaken(BayesianNetwork(nodes, PARENTS))
 
@@ -137,7 +138,7 @@ def test_expected_counts_are_those_of_completions():
 
 
 def test_tables_that_never_occur_stay_and_zeros_are_kept():
-    gen = BayesianNetwork({"a": Table(2), "b": Table(2, (2,))}, {"b": ["a"]})
+    gen = BayesianNetwork({"a": ProbabilityTable(2), "b": ProbabilityTable(2, (2,))}, {"b": ["a"]})
     pg.em(gen, torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 1.0]]), seed=0)
     probs = [part.log_probs.exp() for part in gen.conditionals]
     assert probs[0].tolist() == [1.0, 0.0] and probs[1][0].tolist() == pytest.approx([1 / 3, 2 / 3])
@@ -206,7 +207,7 @@ def mixed():
     """A label, a number that depends on it, a flag on both, and two numbers on the flag."""
     nodes = {
         "flag": heads.Bernoulli(MLP(2, [8], 1)),
-        "label": Table(3),
+        "label": ProbabilityTable(3),
         "number": heads.Gaussian(MLP(1, [8], 2)),
         "pair": heads.Gaussian(MLP(1, [8], 4)),
     }
@@ -295,7 +296,11 @@ def test_gradients_find_what_em_finds():
 
 
 def test_cycles_are_named():
-    nodes = {"a": Table(2), "b": Table(2, (2,)), "c": Table(2, (2,))}
+    nodes = {
+        "a": ProbabilityTable(2),
+        "b": ProbabilityTable(2, (2,)),
+        "c": ProbabilityTable(2, (2,)),
+    }
     with pytest.raises(ValueError, match="got the cycle a -> b -> c -> a; remove one of its edges"):
         BayesianNetwork(nodes, {"a": ["c"], "b": ["a"], "c": ["b"]})
 
@@ -304,24 +309,28 @@ def test_cycles_are_named():
     ("nodes", "parents", "message"),
     [
         (
-            {"a": Table(2)},
+            {"a": ProbabilityTable(2)},
             {"a": ["z"]},
             r"among the nodes \(or 'context'\), one of \('a',\), got 'z'",
         ),
         (
-            {"a": Table(2), "b": Table(2, (3,))},
+            {"a": ProbabilityTable(2), "b": ProbabilityTable(2, (3,))},
             {"b": ["a"]},
             r"a table of shape \(2, 2\) at 'b'.*got \(3, 2\)",
         ),
         (
-            {"a": Table(2), "b": Table(2, (2, 2))},
+            {"a": ProbabilityTable(2), "b": ProbabilityTable(2, (2, 2))},
             {"b": ["a", "a"]},
             r"every parent once, got one twice at \['b'\]",
         ),
-        ({"context": Table(2)}, {}, "got context; name them"),
+        ({"context": ProbabilityTable(2)}, {}, "got context; name them"),
         ({}, {}, "expected one node or more, got none"),
-        ({"rain": Table(2), "b": Table(2, (2,))}, {"b": ["rian"]}, "did you mean 'rain'"),
-        ({"b": Table(2)}, {"rain": ["b"]}, "got 'rain'; give one of these"),
+        (
+            {"rain": ProbabilityTable(2), "b": ProbabilityTable(2, (2,))},
+            {"b": ["rian"]},
+            "did you mean 'rain'",
+        ),
+        ({"b": ProbabilityTable(2)}, {"rain": ["b"]}, "got 'rain'; give one of these"),
     ],
 )
 def test_graphs_that_are_none_are_refused(nodes, parents, message):
@@ -338,7 +347,7 @@ def test_em_and_queries_refuse_what_they_cannot_do():
     with pytest.raises(ValueError, match="expected a network of discrete nodes"):
         gen.marginals(torch.zeros(1, 5))
     with pytest.raises(ValueError, match=r"probabilities that sum to 1.*, got 1\.1; correct"):
-        Table(2, probs=torch.tensor([0.5, 0.6]))
+        ProbabilityTable(2, probs=torch.tensor([0.5, 0.6]))
     with pytest.raises(ValueError, match=r"expected a context of shape \(\*batch, 2\), got None"):
         BayesianNetwork({"a": LinearGaussian(2)}, {"a": ["context"]}, context=2)()
 
@@ -346,7 +355,9 @@ def test_em_and_queries_refuse_what_they_cannot_do():
 def test_configurations_that_are_never_seen_get_equal_probabilities():
     x = torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
     for seed in (0, 1):
-        gen = BayesianNetwork({"a": Table(2), "b": Table(2, (2,))}, {"b": ["a"]})
+        gen = BayesianNetwork(
+            {"a": ProbabilityTable(2), "b": ProbabilityTable(2, (2,))}, {"b": ["a"]}
+        )
         pg.em(gen, x, seed=seed)
         assert gen.tables["b"][1].tolist() == [0.5, 0.5]
     gen = BayesianNetwork.from_tables(
@@ -374,7 +385,7 @@ def test_states_go_by_their_names():
     with pytest.raises(ValueError, match="expected different names for the 2 values of 'wet'"):
         BayesianNetwork.from_tables({"wet": rain}, {}, states={"wet": ("dry",)})
     with pytest.raises(ValueError, match="as a number, since its states have no names, got 'wet'"):
-        BayesianNetwork({"wet": Table(2)}).row(wet="wet")
+        BayesianNetwork({"wet": ProbabilityTable(2)}).row(wet="wet")
 
 
 def test_some_nodes_alone_or_together():
@@ -418,9 +429,14 @@ def test_tables_come_as_lists_too():
     ("make", "message"),
     [
         (lambda: BayesianNetwork({"a": 3}), r"conditionals\['a'\], got 3"),
-        (lambda: BayesianNetwork({"a": Table}), "got the class Table; call it"),
         (
-            lambda: BayesianNetwork({"a": Table(2), "b": Table(2, (2,))}, {"b": "a"}),
+            lambda: BayesianNetwork({"a": ProbabilityTable}),
+            "got the class ProbabilityTable; call it",
+        ),
+        (
+            lambda: BayesianNetwork(
+                {"a": ProbabilityTable(2), "b": ProbabilityTable(2, (2,))}, {"b": "a"}
+            ),
             r"a sequence of names parents\['b'\], got 'a' \(str\); pass \('a',\)",
         ),
     ],
@@ -495,7 +511,7 @@ def test_probabilities_of_no_event_are_refused(event, error, sentence):
 
 
 def test_joints_of_lists_of_names_are_refused():
-    network = BayesianNetwork({"a": Table(2), "b": Table(2)})
+    network = BayesianNetwork({"a": ProbabilityTable(2), "b": ProbabilityTable(2)})
     with pytest.raises(
         TypeError, match=r"names of nodes one by one, .* give network.joint\(x, 'a'"
     ):

@@ -1,5 +1,7 @@
 """Batches: what goes in, what comes out, and that a cursor brings back the same stream."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from probgen.core.arguments import as_arguments
-from probgen.train.data import InMemory, as_source, held_out
+from probgen.train.data import InMemory, _telling_rows, as_source, held_out
 from probgen.train.stream import BatchStream
 
 
@@ -105,3 +107,31 @@ def test_the_batch_looked_at_first_shows_the_extremes():
     (batch,) = InMemory((x,), 10, seed=0).peek()
     assert batch.shape == (10, 3) and batch.isnan().any()
     assert batch.nan_to_num().min() == -5 and batch.nan_to_num().max() == 7
+
+
+NAN = math.nan
+INF = math.inf
+
+
+@pytest.mark.parametrize(
+    ("rows", "telling"),
+    [
+        ([[1.0, NAN], [NAN, NAN], [5.0, -3.0]], [2, 2, 0]),
+        ([[1.0, 2.0], [INF, 0.0], [-INF, NAN]], [2, 1, 2]),
+        ([[NAN, NAN], [NAN, NAN]], [0, 0, 0]),
+        ([[3], [1], [2]], [1, 0]),
+        ([[True], [False], [True]], [1, 0]),
+        ([[], []], []),
+    ],
+)
+def test_the_first_batch_has_the_rows_with_the_extremes_and_a_missing_one(rows, telling):
+    assert _telling_rows(torch.tensor(rows)) == telling
+
+
+def test_extremes_are_those_of_a_search_through_all_entries():
+    x = torch.randn(50, 7)
+    x[torch.rand(50, 7) < 0.3] = NAN
+    low, high, lacking = _telling_rows(x)
+    assert low == x.nan_to_num(INF).argmin() // 7
+    assert high == x.nan_to_num(-INF).argmax() // 7
+    assert lacking == x.isnan().any(1).nonzero()[0, 0]

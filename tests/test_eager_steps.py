@@ -114,3 +114,61 @@ def test_groups_that_a_callback_adds_have_names():
     assert history.groups == ["0", "more"]
     assert [len(rates) for rates in history.learning_rates] == [4, 4]
     assert history.learning_rates[1][2:] == [0.5, 0.5]
+
+
+class Shares(pg.DistributionModule):
+    """A family that refuses some values of contexts."""
+
+    context_size = 2
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 6)
+
+    def context_check(self, context):
+        if (context < 0).any():
+            raise ValueError("expected shares of at least 0, got less; give shares")
+
+    def forward(self, context=None):
+        loc, scale = self.net(context).chunk(2, -1)
+        return dist.Normal(loc, scale.exp()).to_event(1)
+
+
+def test_values_that_a_family_refuses_are_looked_at_in_every_step():
+    with pytest.raises(ValueError, match="at least 0"):
+        pg.fit(Shares(), batches(lambda x, c: (x, -c.abs())), steps=9, **QUIET)
+    kept = [(x, c.abs()) for x, c in batches(lambda x, c: (x, c))]
+    assert pg.fit(Shares(), kept, steps=9, **QUIET).steps == 9
+
+
+@pytest.mark.parametrize("how", ["callback", "stage", "several sets"])
+def test_what_becomes_missing_during_a_run_is_missing_from_then_on(how):
+    """As in a run that begins there: the model of then, and data with the gaps."""
+    rows = ROWS.clone()
+    rows.requires_grad_(False)
+
+    def make():
+        torch.manual_seed(1)
+        return Gaussian(pg.nn.Constant(6))
+
+    def lose(_):
+        rows[::2, 1] = torch.nan
+
+    options = {**QUIET, "batch_size": 60, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}
+    reference, gen = make(), make()
+    pg.fit(reference, ROWS, steps=4, **options)
+    gaps = ROWS.clone()
+    gaps[::2, 1] = torch.nan
+    wanted = pg.fit(reference, gaps, steps=4, **options).loss
+    if how == "callback":
+        callbacks = [lambda run: lose(run) if run.step == 4 else None]
+        found = pg.fit(gen, rows, steps=8, callbacks=callbacks, **options).loss[4:]
+    elif how == "stage":
+        stages = [pg.train.Stage(steps=4), pg.train.Stage(start=lose, steps=4)]
+        found = pg.fit(gen, rows, stages=stages, **options).loss[4:]
+    else:
+        program = pg.Program(lambda x, other: gen.model(x))
+        callbacks = [lambda run: lose(run) if run.step == 4 else None]
+        sets = pg.train.Unpaired(rows, torch.zeros(60, 1), plates=["data", None])
+        found = pg.fit(program, sets, steps=8, callbacks=callbacks, **options).loss[4:]
+    assert found == pytest.approx(wanted, rel=1e-5)

@@ -11,7 +11,7 @@ from zoo import ZOO
 
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.infer.em import SupportsEM, em
-from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
+from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, ProbabilityTable
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.emissions import (
     CategoricalEmission,
@@ -34,7 +34,11 @@ FORMS = (Full, Tied, Diagonal, Spherical)
 
 
 def tables(pseudo_count=0.0):
-    nodes = {"a": Table(2), "b": Table(3, (2,)), "c": Table(3, (2, 3))}
+    nodes = {
+        "a": ProbabilityTable(2),
+        "b": ProbabilityTable(3, (2,)),
+        "c": ProbabilityTable(3, (2, 3)),
+    }
     for node in nodes.values():
         node.pseudo_count = pseudo_count
     return BayesianNetwork(nodes, {"b": ["a"], "c": ["a", "b"]})

@@ -16,7 +16,7 @@ from probgen.distributions.graphical.discrete_network import DiscreteNetwork
 from probgen.distributions.graphical.factors import Factors
 from probgen.distributions.graphical.given import Given
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
-from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
+from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, ProbabilityTable
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.joint_table import JointTable
 from probgen.models.markov_random_field import MarkovRandomField, grid_edges
@@ -195,7 +195,7 @@ def test_likelihoods_that_are_none_are_refused(likelihood, message):
 
 
 def test_numbers_have_no_likelihoods():
-    nodes = {"k": Table(2), "y": heads.Gaussian(MLP(1, [4], 2))}
+    nodes = {"k": ProbabilityTable(2), "y": heads.Gaussian(MLP(1, [4], 2))}
     gen = BayesianNetwork(nodes, {"y": ["k"]})
     with pytest.raises(ValueError, match=r"discrete nodes, got 'y'.*add an observed child"):
         gen.given({"y": [0.5, 0.5]})

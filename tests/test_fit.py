@@ -319,12 +319,6 @@ def test_a_full_disk_does_not_end_training(tmp_path, monkeypatch):
     assert fit(make(), rows(), steps=4, checkpoint=path, resume=True).steps == 4
 
 
-def test_history_plots(tmp_path):
-    history = fit(Normal(), rows(), steps=4, validation=rows(), validate_every=2, verdict=False)
-    ax = history.plot()
-    assert [len(line.get_xdata()) for line in ax.lines] == [4, 2]
-
-
 def test_mixed_precision_follows_full_precision():
     runs = []
     for precision in ("32-true", "bf16-mixed"):

@@ -662,6 +662,112 @@ def test_what_is_no_rule_is_refused(family, rule):
         FAMILIES[family]()(CONTEXT).using(guidance=rule)
 
 
+BAD_CONTEXTS = {
+    "another size": torch.ones(3),
+    "labels": torch.tensor([0, 1]),
+    "a number": torch.tensor(1.0),
+    "text": "no red",
+    "a list": [0.0, 1.0],
+    "of other rows": torch.ones(3, 2),
+}
+
+
+@pytest.mark.parametrize("given", BAD_CONTEXTS)
+@pytest.mark.parametrize("family", ["Diffusion", "FlowMatching", "CategoricalDiffusion"])
+def test_a_rule_asks_with_contexts_that_the_family_takes(family, given):
+    gen = FAMILIES[family]().eval()
+    with pytest.raises((TypeError, ValueError), match=r"expected a context .*, got .*; "):
+        pg.sample(gen, 4, CONTEXT, guidance=Negative(BAD_CONTEXTS[given], 2.0))
+
+
+def test_integers_of_a_rule_are_numbers_as_those_of_the_family_are():
+    gen = FAMILIES["Diffusion"]().eval()
+    whole = torch.tensor([[1, 0]])
+    rules = [Negative(context, 2.0) for context in (whole, whole.float())]
+    draws = [pg.sample(gen, 4, CONTEXT, guidance=rule, seed=0) for rule in rules]
+    assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("family", ["Diffusion", "FlowMatching"])
+def test_contexts_row_by_row_stay_with_their_rows(family):
+    """Draws without new noise: each row's is that of its own negative context alone."""
+    gen = FAMILIES[family]().eval()
+    rule = Negative(-CONTEXT, 2.0)
+    noise = torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    def drawn(context, rule, noise):
+        distribution = gen(context).using(guidance=rule)
+        if family == "FlowMatching":
+            return distribution.drawn_through.inv(noise)
+        return distribution.ended(distribution.sampler(distribution.sampled(), noise), None)
+
+    together = drawn(CONTEXT, rule, noise)
+    for row, context in enumerate(CONTEXT):
+        alone = drawn(context, Negative(-context, 2.0), noise[:, row])
+        torch.testing.assert_close(together[:, row], alone)
+
+    assert pg.sample(gen, 0, CONTEXT, guidance=rule).shape == (0, 2, 2)
+    for pieces in (rule, Interval(rule)):
+        with pytest.raises(ValueError, match="pass max_rows=2"):
+            pg.sample(gen, 4, CONTEXT, guidance=pieces, max_rows=1)
+        assert pg.sample(gen, 4, CONTEXT, guidance=pieces, max_rows=2).shape == (4, 2, 2)
+    one = Negative(-CONTEXT[0], 2.0)
+    assert pg.sample(gen, 4, CONTEXT, guidance=one, max_rows=1).shape == (4, 2, 2)
+
+
+WRONG_RULES = {
+    "another shape": (lambda net, z, t, context: net(z, t, context)[..., :1], "predictions of"),
+    "other rows": (lambda net, z, t, context: net(z, t, context)[:1], "predictions of"),
+    "nothing": (lambda net, z, t, context: None, "got NoneType"),
+    "other arguments": (lambda net, z, t: net(z, t), r"takes \(net, z, t\)"),
+    "weights of other rows": (ClassifierFree(lambda t: torch.ones(5)), "a weight for each time"),
+}
+
+
+@pytest.mark.parametrize("around", [lambda rule: rule, Interval, Rescale, Repulsion])
+@pytest.mark.parametrize("name", WRONG_RULES)
+@pytest.mark.parametrize("family", ["Diffusion", "FlowMatching"])
+def test_what_a_rule_says_is_a_prediction_of_the_states(family, name, around):
+    rule, text = WRONG_RULES[name]
+    gen = FAMILIES[family]().eval()
+    with pytest.raises((TypeError, ValueError), match=f"expected .*{text}.*; "):
+        if around is Repulsion:
+            rule = Repulsion(1.0, base=rule)
+        elif around is Interval:
+            rule = Interval(rule, between=(0.0, 1.0))
+        else:
+            rule = around(rule)
+        pg.sample(gen, 4, CONTEXT, guidance=rule)
+
+
+def test_unknown_contexts_are_no_group_with_known_ones():
+    """Draws of a context repel each other, whatever number unknown entries are filled with."""
+    told = FAMILIES["Diffusion"]().eval()(CONTEXT).predictor
+    context = torch.tensor([[0.0, 0.0], [torch.nan, torch.nan], [torch.nan, 0.0]])
+    z = torch.tensor([[[0.0, 0.0]] * 3, [[1.0, 0.0]] * 3])  # two draws of each
+    rule = Repulsion(1.0, bandwidth=1.0)
+    t = torch.tensor(0.5)
+    together = rule(told, z, t, context)
+    for row in range(3):
+        alone = rule(told, z[:, row : row + 1], t, context[row : row + 1])
+        torch.testing.assert_close(together[:, row : row + 1], alone)
+
+
+@pytest.mark.parametrize(
+    ("family", "sampler", "advice"),
+    [
+        ("FlowMatching", pg.diffusion.PredictorCorrector(4), r"Midpoint\(20\)"),
+        ("FlowMatching", pg.diffusion.DDIM(4), r"Midpoint\(20\)"),
+        ("ProbabilityFlow", pg.diffusion.DDIM(4), r"Midpoint\(20\)"),
+        ("Diffusion", pg.flows.Midpoint(4), r"DDIM\(20\)"),
+        ("CategoricalDiffusion", pg.flows.Midpoint(4), r"DDIM\(20\)"),
+    ],
+)
+def test_ways_of_drawing_belong_to_families(family, sampler, advice):
+    with pytest.raises(TypeError, match=f"expected a s.* got {type(sampler).__name__}.*{advice}"):
+        pg.sample(FAMILIES[family]().eval(), 2, CONTEXT, sampler=sampler)
+
+
 def test_scores_of_flows_need_a_gaussian_base_and_independent_pairs():
     rule = Repulsion(1.0)
     for options in ({"base": pg.standard_normal(2)}, {"coupling": pg.flows.OptimalTransport()}):

@@ -1,115 +1,24 @@
 """Heads against scipy, sums and integrals to one, and marginals by enumeration or quadrature."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pyro.distributions as dist
 import pytest
-import scipy.special
 import scipy.stats
 import torch
+from head_cases import CASES, logistic_mixture_masses
 from torch import nn
 from torch.distributions import kl_divergence
-from torch.nn.functional import softplus
 
 from probgen import heads
 from probgen.core.missing import MissingAware
 from probgen.heads.discretized import DiscretizedLogisticMixture as LogisticMixtureDistribution
+from probgen.heads.intervals import TruncatedNormal
 from probgen.nn import MLP, Constant
 
 NAN = math.nan
-REALS = torch.linspace(-60, 60, 24001)
-COUNTS = torch.arange(600.0)
-
-
-def softplus_scale(raw, floor=1e-3):
-    return softplus(torch.as_tensor(raw)).numpy() + floor
-
-
-def logistic_mixture_masses(raw, levels, components):
-    """Masses of the levels from scipy's logistic cdf, bins at -inf, 0.5, 1.5, ..., inf."""
-    raw, half = np.asarray(raw, dtype=float).reshape(3, components), (levels - 1) / 2
-    edges = np.concatenate(([-np.inf], np.arange(levels - 1) + 0.5, [np.inf]))
-    weights = scipy.special.softmax(raw[0])
-    cdf = [
-        scipy.stats.logistic.cdf(edges, half * (1 + m), half * np.exp(s))
-        for m, s in zip(raw[1], raw[2], strict=True)
-    ]
-    return sum(w * np.diff(c) for w, c in zip(weights, cdf, strict=True))
-
-
-# makes a head, raw parameters of one variable, all of its values (or a grid), log density of one
-# value
-CASES = {
-    "Gaussian": (
-        heads.Gaussian,
-        [0.3, -0.4],
-        REALS,
-        lambda r, x: scipy.stats.norm.logpdf(x, r[0], softplus_scale(r[1])),
-    ),
-    "Gaussian, fixed scale": (
-        partial(heads.Gaussian, scale=0.7),
-        [0.3],
-        REALS,
-        lambda r, x: scipy.stats.norm.logpdf(x, r[0], 0.7),
-    ),
-    "StudentT": (
-        heads.StudentT,
-        [0.3, -0.4, 4.0],
-        REALS,
-        lambda r, x: scipy.stats.t.logpdf(
-            x, 2 + softplus_scale(r[2], 0.0), r[0], softplus_scale(r[1])
-        ),
-    ),
-    "StudentT, fixed df": (
-        partial(heads.StudentT, df=7.0),
-        [0.3, -0.4],
-        REALS,
-        lambda r, x: scipy.stats.t.logpdf(x, 7.0, r[0], softplus_scale(r[1])),
-    ),
-    "Bernoulli": (
-        heads.Bernoulli,
-        [0.8],
-        torch.arange(2.0),
-        lambda r, x: scipy.stats.bernoulli.logpmf(x, scipy.special.expit(r[0])),
-    ),
-    "Categorical": (
-        partial(heads.Categorical, levels=3),
-        [0.5, -1.0, 0.2],
-        torch.arange(3.0),
-        lambda r, x: scipy.special.log_softmax(r)[np.asarray(x, dtype=int)],
-    ),
-    "DiscretizedLogisticMixture": (
-        partial(heads.DiscretizedLogisticMixture, levels=16, components=2),
-        [0.5, -0.5, -0.4, 0.9, -1.5, -3.0],
-        torch.arange(16.0),
-        lambda r, x: np.log(logistic_mixture_masses(r, 16, 2))[np.asarray(x, dtype=int)],
-    ),
-    "Poisson": (
-        heads.Poisson,
-        [1.2],
-        COUNTS,
-        lambda r, x: scipy.stats.poisson.logpmf(x, np.exp(r[0])),
-    ),
-    "NegativeBinomial": (
-        heads.NegativeBinomial,
-        [1.2, 0.4],
-        COUNTS,
-        lambda r, x: scipy.stats.nbinom.logpmf(x, np.exp(r[1]), 1 / (1 + np.exp(r[0] - r[1]))),
-    ),
-    "NegativeBinomial, fixed count": (
-        partial(heads.NegativeBinomial, total_count=2.5),
-        [1.2],
-        COUNTS,
-        lambda r, x: scipy.stats.nbinom.logpmf(x, 2.5, 2.5 / (2.5 + np.exp(r[0]))),
-    ),
-}
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-
-
-def spacing(values):
-    return (values[-1] - values[0]) / (len(values) - 1)
 
 
 def stacked(raw, variables=2):
@@ -122,11 +31,9 @@ def stacked(raw, variables=2):
 
 @cases
 def test_log_prob_is_that_of_scipy(case):
-    make, raw, values, reference = case
-    head = make()
-    values = values[:40] if values is COUNTS else values[::400] / 5 if values is REALS else values
-    distribution = head(stacked(raw))
-    expected = torch.as_tensor(reference(np.array(raw), values.numpy()), dtype=torch.float32)
+    distribution = case.make()(stacked(case.raw))
+    values = case.few
+    expected = torch.as_tensor(case.reference(values), dtype=torch.float32)
     torch.testing.assert_close(
         distribution.log_prob(torch.stack((values, values), -1)), 2 * expected, rtol=1e-4, atol=1e-4
     )
@@ -136,57 +43,60 @@ def test_log_prob_is_that_of_scipy(case):
 def test_density_is_normalized_and_a_missing_entry_is_its_marginal(case):
     """Summing or integrating the second of two variables out gives the value with that variable
     missing."""
-    make, raw, values, _ = case
-    head = make()
-    distribution, first = (
-        head(stacked(raw)),
-        values[len(values) // 2 + 1] if values is REALS else values[1],
-    )
-    step = spacing(values).log()
-    pairs = torch.stack((first.expand_as(values), values), -1)
-    marginal = distribution.log_prob(pairs).logsumexp(0) + step
-    torch.testing.assert_close(
-        distribution.log_prob(torch.stack((first, torch.tensor(NAN)))),
-        marginal,
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    head = case.make()
+    distribution = head(stacked(case.raw))
+    values = case.points
+    measure = case.weights.log()
+    for first in case.few[[0, len(case.few) // 2]]:
+        pairs = torch.stack((first.expand_as(values), values), -1)
+        marginal = (distribution.log_prob(pairs) + measure).logsumexp(0)
+        torch.testing.assert_close(
+            distribution.log_prob(torch.stack((first, torch.tensor(NAN)))),
+            marginal,
+            rtol=1e-4,
+            atol=1e-4,
+        )
     assert distribution.log_prob(torch.full((2,), NAN)) == 0
-    one = head(stacked(raw, 1))
-    torch.testing.assert_close(
-        one.log_prob(values[:, None]).logsumexp(0) + step, torch.zeros(()), rtol=0, atol=1e-4
-    )
+    one = head(stacked(case.raw, 1))
+    total = (one.log_prob(values[:, None]) + measure).logsumexp(0)
+    torch.testing.assert_close(total, torch.zeros(()), rtol=0, atol=1e-4)
 
 
 @cases
 def test_gradients_with_missing_values_are_those_of_the_observed_part(case):
-    make, raw, values, _ = case
-    head = make()
-    whole, part = stacked(raw, 2).requires_grad_(), stacked(raw, 1).requires_grad_()
-    head(whole).log_prob(torch.stack((values[1], torch.tensor(NAN)))).backward()
-    head(part).log_prob(values[1:2]).backward()
-    first, second = whole.grad.view(-1, 2).unbind(-1)
-    torch.testing.assert_close(first, part.grad)
-    torch.testing.assert_close(second, torch.zeros_like(second))
+    head = case.make()
+    for value in case.few[[0, len(case.few) // 2]]:
+        whole = stacked(case.raw, 2).requires_grad_()
+        part = stacked(case.raw, 1).requires_grad_()
+        head(whole).log_prob(torch.stack((value, torch.tensor(NAN)))).backward()
+        head(part).log_prob(value[None]).backward()
+        first, second = whole.grad.view(-1, 2).unbind(-1)
+        torch.testing.assert_close(first, part.grad)
+        torch.testing.assert_close(second, torch.zeros_like(second))
 
 
 @cases
 def test_draws_are_floats_with_the_moments_of_the_reference(case):
-    """Mean and variance of draws against sums (integrals) of the reference density over all values."""
+    """Mean and variance of draws against sums (integrals) of the reference density over all values,
+    and the shares of atoms among them."""
     torch.manual_seed(0)
-    make, raw, values, reference = case
-    head = make()
-    draws = head(stacked(raw)).sample((40000,))
-    mass = np.exp(reference(np.array(raw), values.numpy())) * spacing(values).item()
-    mean = float((values.numpy() * mass).sum())
-    variance = float(((values.numpy() - mean) ** 2 * mass).sum())
+    head = case.make()
+    distribution = head(stacked(case.raw))
+    draws = distribution.sample((40000,))
+    values = case.points.double().numpy()
+    mass = np.exp(case.reference(values)) * case.weights.numpy()
+    mean = float((values * mass).sum())
+    variance = float(((values - mean) ** 2 * mass).sum())
     assert draws.dtype == torch.float32
+    assert distribution.support.check(draws).all()
     torch.testing.assert_close(
         draws.mean(0), torch.full((2,), mean), rtol=0, atol=5 * (variance / 40000) ** 0.5
     )
     torch.testing.assert_close(draws.var(0), torch.full((2,), variance), rtol=0.15, atol=0)
-    if "Categorical" not in type(head).__name__:  # labels have no mean
-        distribution = head(stacked(raw))
+    for atom, share in zip(case.atoms, mass, strict=False):
+        found = (draws == atom).float().mean().item()
+        assert found == pytest.approx(share, abs=5 * (share / 80000) ** 0.5)
+    if type(head).__name__ not in ("Categorical", "Ordinal"):  # labels have no mean
         torch.testing.assert_close(distribution.mean, torch.full((2,), mean), rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(
             distribution.variance, torch.full((2,), variance), rtol=2e-2, atol=1e-3
@@ -196,13 +106,12 @@ def test_draws_are_floats_with_the_moments_of_the_reference(case):
 @cases
 def test_images_are_vectors_stacked_along_channels(case):
     torch.manual_seed(1)
-    make, raw, values, _ = case
-    vector, image = make(), make(event_ndim=3)
+    vector, image = case.make(), case.make(event_ndim=3)
     channels, size = 2, (3, 4)
-    parameters = torch.tensor(raw).repeat_interleave(channels)[:, None, None] + 0.1 * torch.randn(
-        5, 1, *size
-    )
-    x = values[torch.randint(2, (5, channels, *size))].masked_fill(
+    parameters = torch.tensor(case.raw).repeat_interleave(channels)[
+        :, None, None
+    ] + 0.1 * torch.randn(5, 1, *size)
+    x = case.few[torch.randint(2, (5, channels, *size))].masked_fill(
         torch.rand(5, channels, *size) < 0.2, NAN
     )
     pixels = vector(parameters.permute(0, 2, 3, 1)).log_prob(x.permute(0, 2, 3, 1))
@@ -359,3 +268,32 @@ def test_refusals_say_what_to_do():
         heads.DiscretizedLogisticMixture(levels=1, components=1)(torch.zeros(3))
     with refused(ValueError, match="distribution of single variables"):
         MissingAware(dist.Normal(torch.zeros(2), 1.0).to_event(1), 1)
+
+
+TAILS = {  # ends, location, scale: in the middle, at an end, far outside, narrow, flat
+    "half-line": (0.0, math.inf, 0.5, 1.0),
+    "half-line, ten scales off": (0.0, math.inf, -10.0, 1.0),
+    "half-line, a hundred scales off": (-math.inf, 0.0, 100.0, 1.0),
+    "interval": (-1.0, 1.0, 0.2, 0.7),
+    "interval, ten scales off": (0.0, 1.0, 2.0, 0.1),
+    "interval, three hundred scales off": (0.0, 1.0, -300.0, 1.0),
+    "interval, nearly uniform": (5.0, 6.0, 0.0, 1e5),
+    "interval, all inside": (0.0, 100.0, 40.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("low, high, loc, scale", TAILS.values(), ids=TAILS.keys())
+def test_truncated_normal_in_the_tails(low, high, loc, scale):
+    """Density, draws and moments against scipy's, and against numerical integration of it."""
+    torch.manual_seed(0)
+    distribution = TruncatedNormal(torch.tensor(loc), torch.tensor(scale), low, high)
+    reference = scipy.stats.truncnorm((low - loc) / scale, (high - loc) / scale, loc, scale)
+    draws = distribution.sample((4000,))
+    assert scipy.stats.kstest(draws.double().numpy(), reference.cdf).pvalue > 1e-3
+    expected = torch.as_tensor(reference.logpdf(draws.double().numpy()), dtype=torch.float32)
+    torch.testing.assert_close(distribution.log_prob(draws), expected, rtol=1e-5, atol=1e-5)
+    edges = reference.ppf(np.linspace(0, 1, 20001)[1:-1])
+    assert distribution.mean.item() == pytest.approx(edges.mean(), rel=1e-3, abs=1e-4)
+    assert distribution.variance.item() == pytest.approx(edges.var(), rel=1e-2)
+    outside = torch.tensor([low - 1, high + 1])
+    assert (distribution.log_prob(outside) == -torch.inf).all()

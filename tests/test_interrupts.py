@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
+import warnings
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from probgen.train import checkpoint as disk
 from probgen.train.compiled.policy import Engine
 from probgen.train.compiled.step import CompiledStep
 from probgen.train.data import InMemory
+from probgen.train.history import FitWarning
 from probgen.train.run import NonFiniteLoss, Run
 from probgen.train.signals import Signals
+from probgen.train.stages import Stage
 
 
 @contextmanager
@@ -112,15 +115,20 @@ def test_so_does_a_compiled_one(place, sent, after, tmp_path, monkeypatch):
     identical(whole(), run(tmp_path / "state", resume=True, compile=True), exact=False)
 
 
+def raised_after_the_second(sent):
+    """Ctrl-C once ends training, and twice the script."""
+    return nullcontext() if sent == "once" else pytest.raises(KeyboardInterrupt)
+
+
 @pytest.mark.table(quick=1)
 @pytest.mark.parametrize("sent", SENT)
 def test_batches_of_a_loader_go_on_as_well(sent, tmp_path):
     def loader():
         return DataLoader(TensorDataset(ROWS), batch_size=8, shuffle=True)
 
-    with signals_at(PLACES["loss"], SENT[sent], 7):
+    with signals_at(PLACES["loss"], SENT[sent], 7), raised_after_the_second(sent):
         _, history = run(tmp_path / "state", data=loader(), batch_size=None)
-    assert history.stopped == "interrupted"
+        assert history.stopped == "interrupted"
     identical(
         run(data=loader(), batch_size=None),
         run(tmp_path / "state", resume=True, data=loader(), batch_size=None),
@@ -128,11 +136,87 @@ def test_batches_of_a_loader_go_on_as_well(sent, tmp_path):
 
 
 def test_an_interrupt_leaves_the_average_and_the_history():
-    with signals_at(PLACES["loss"], SENT["twice"], LATER):
+    with signals_at(PLACES["loss"], SENT["once"], LATER):
         gen, history = run()
     short, _ = run(steps=history.steps)
-    assert history.stopped == "interrupted" and 3 <= history.steps < STEPS
+    assert history.interrupted and 3 <= history.steps < STEPS
     torch.testing.assert_close(dict(gen.state_dict()), dict(short.state_dict()), rtol=0, atol=0)
+
+
+def test_an_interrupted_run_says_where_it_stands_and_the_advice_works(tmp_path):
+    with (
+        signals_at(PLACES["loss"], SENT["once"], LATER),
+        pytest.warns(
+            FitWarning, match="interrupted at step 3 of 12, before.*resume=True continues"
+        ),
+    ):
+        _, history = run(tmp_path / "state")
+    assert history.interrupted and history.verdict is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        identical(whole(), run(tmp_path / "state", resume=True))
+
+
+def test_without_a_file_it_says_what_is_lost_and_how_many_steps_are_left():
+    with (
+        signals_at(PLACES["loss"], SENT["once"], LATER),
+        pytest.warns(FitWarning, match="step 3 of 12.*are lost: the same call with steps=9 trains"),
+    ):
+        run()
+
+
+def test_epochs_and_stages_are_told():
+    def stop(run):
+        if run.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.warns(FitWarning, match=r"step 3, in epoch 1 of 5.*epochs=5 trains"):
+        run(steps=None, epochs=5, callbacks=[stop])
+    with pytest.warns(FitWarning, match=r"step 3 of 6, in stage 2 of 2.*from the 2\. on"):
+        run(stages=[Stage(steps=2), Stage(steps=4)], callbacks=[stop])
+
+
+def test_a_file_that_cannot_be_written_is_not_promised(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def stop(run):
+        if run.step == 2:
+            monkeypatch.setattr("os.fsync", full)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.warns(FitWarning) as told:
+        run(tmp_path / "state", callbacks=[stop])
+    assert "are lost" in str(told[-1].message) and "resume" not in str(told[-1].message)
+
+
+def test_a_second_interrupt_ends_the_script_after_the_state_is_written(tmp_path):
+    with (
+        signals_at(PLACES["loss"], SENT["twice"], LATER),
+        pytest.warns(FitWarning, match="resume=True continues"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        run(tmp_path / "state")
+    identical(whole(), run(tmp_path / "state", resume=True))
+
+
+@pytest.mark.slow
+def test_the_warning_is_seen_in_a_script_that_sets_no_filter(tmp_path):
+    code = f"""
+        import signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from noisy_run import run
+        def stop(run):
+            if run.step == 3:
+                signal.raise_signal(signal.SIGINT)
+        _, history = run({str(tmp_path / "state")!r}, callbacks=[stop])
+        print(history.interrupted)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n"
+    assert done.stderr.count("FitWarning: interrupted at step 3 of 12") == 1
 
 
 def test_a_failed_step_changes_nothing(tmp_path):

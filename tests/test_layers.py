@@ -23,8 +23,9 @@ BELOW = {
     "datasets": {"captions", "showers"},
     "samplers": set(),
     "heads": {"core"},
+    "table": {"core", "heads"},
     "distributions": {"core", "samplers", "heads"},
-    "models": {"core", "distributions", "samplers", "nn", "heads"},
+    "models": {"core", "distributions", "samplers", "nn", "heads", "table"},
     "objectives": {"core"},
     "evaluate": {"core"},
     "infer": {"core", "compile", "scoring", "distributions", "samplers"},
@@ -42,6 +43,7 @@ NAMESPACES = {  # lists of public names
     "latents",
 }
 BELOW |= {name: set(BELOW) - {"models"} for name in TOP}
+BELOW |= {"reporting": set(BELOW) - {"models", "testing"}}
 BELOW |= {name: {*BELOW, "bif"} for name in NAMESPACES}
 TORCH_AND_PYRO_ONLY = {"core", "compile", "nn", "samplers", "heads", "text", "captions", "showers"}
 BARE = {"torch", "pyro", "probgen"} | set(sys.stdlib_module_names)
@@ -52,7 +54,7 @@ EVERYWHERE = (
     "probgen.core.keywords",
     "probgen.libraries",
 )
-LIGHT = BARE | {"numpy", "safetensors", "tqdm", "zuko"}
+LIGHT = BARE | {"numpy", "safetensors", "zuko"}
 KNOWS_PYROS_INSIDE = {"core/runtime.py", "core/own_pyro.py", "core/recording.py"}
 KNOWS_TORCHS_INSIDE = "core/private_torch.py"
 TORCHS_PRIVATE_ATTRIBUTES = {

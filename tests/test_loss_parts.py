@@ -33,6 +33,7 @@ from probgen.objectives.latent_matching import MatchedLatents
 from probgen.objectives.regularizers import R1
 from probgen.objectives.schedules import linear_warmup
 from probgen.objectives.wake_sleep import WakeSleep
+from probgen.plot.training import loss_curve
 from probgen.train import checkpoint as disk
 from probgen.train.fit import fit
 from probgen.train.history import History
@@ -293,8 +294,8 @@ def test_callbacks_see_the_parts_of_the_step_before():
 
 def test_parts_are_drawn_and_told():
     history = run(vae, ELBO)
-    labels = [text.get_text() for text in history.plot().get_legend().get_texts()]
-    assert labels == ["training", *BOUND]
+    labels = [line.get_label() for line in loss_curve(history, parts=True).lines]
+    assert labels == ["each step", *BOUND]
     assert "(reconstruction " in history.last_loss() and ", kl " in history.last_loss()
     assert History(loss=[2.0]).last_loss() == "loss 2"
 

@@ -24,7 +24,7 @@ from probgen.distributions.codes import _CodeVectors
 from probgen.distributions.flows.complete import INCOMPLETE
 from probgen.distributions.mixture_of import AnyOf
 from probgen.distributions.sequences.ends import SupportOrPadding
-from probgen.graphical import Table
+from probgen.graphical import ProbabilityTable
 from probgen.heads import Bernoulli, Categorical, Gaussian, Poisson
 from probgen.nn import MLP, Constant
 from probgen.objectives import Objective
@@ -70,7 +70,7 @@ def test_questions_without_rows_are_about_the_prior():
 
 
 def test_contexts_give_the_rows_where_none_are_given():
-    parts = {"a": Categorical(MLP(2, [4], 3), levels=3), "b": Table(2, (3,))}
+    parts = {"a": Categorical(MLP(2, [4], 3), levels=3), "b": ProbabilityTable(2, (3,))}
     gen = pg.BayesianNetwork(parts, {"a": ["context"], "b": ["a"]}, context=2)
     context = torch.randn(5, 2)
     rows = gen.row().expand(5, -1)

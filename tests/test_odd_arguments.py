@@ -14,7 +14,7 @@ from zoo import ZOO
 import probgen as pg
 from probgen.core.conversion import rows_from
 from probgen.diagnostics import pareto_khat
-from probgen.graphical import Table, parse_bif
+from probgen.graphical import ProbabilityTable, parse_bif
 from probgen.train import CheckpointError
 
 QUIET = {"progress": False, "compile": False, "verdict": False, "seed": 0}
@@ -154,8 +154,8 @@ def test_what_is_no_sampler_is_refused_before_the_network_runs(sampler):
 @pytest.mark.parametrize("batch", [(), (1,), (4,), (2, 3)])
 @pytest.mark.parametrize("question", ["marginals", "mode"])
 def test_impossible_evidence_of_any_shape_is_told(batch, question):
-    first = Table(2, probs=torch.tensor([1.0, 0.0]))
-    gen = pg.BayesianNetwork({"a": first, "b": Table(2, (2,))}, {"b": ["a"]})
+    first = ProbabilityTable(2, probs=torch.tensor([1.0, 0.0]))
+    gen = pg.BayesianNetwork({"a": first, "b": ProbabilityTable(2, (2,))}, {"b": ["a"]})
     x = torch.tensor([1.0, torch.nan]).expand(*batch, 2)
     with pytest.raises(ValueError, match="impossible combination in row 0: a = 1"):
         getattr(gen, question)(x)

@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from probgen.core.partly_observed import observe
 from probgen.core.program import Program
 
 ROWS = 3
@@ -40,6 +41,26 @@ def enumerated_inside(x):
         pyro.sample("x", dist.Normal(site, 1.0), obs=x[:, None].expand(-1, 2))
 
 
+def partly_observed(x):
+    with pyro.plate("data", len(x)):
+        given = torch.tensor([1.0, torch.nan, 0.0])
+        observe("site", dist.Categorical(torch.ones(4)), given)
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+
+def partly_observed_vectors(x):
+    with pyro.plate("data", len(x)):
+        site = observe("site", dist.OneHotCategorical(torch.ones(4)))
+        pyro.sample("x", dist.Normal(site[..., 0], 1.0), obs=x)
+
+
+def follows_from_a_global(x):
+    first = pyro.sample("first", dist.Bernoulli(0.5), infer=SUMMED)
+    pyro.deterministic("site", 2 * first, event_dim=0)
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(first, 1.0), obs=x)
+
+
 CASES = {
     "plain": (with_global(dist.Gamma(1.0, 1.0)), "Gamma", ()),
     "event dims": (with_global(dist.Normal(torch.zeros(2), 1.0).to_event(1)), "Normal", (2,)),
@@ -51,6 +72,9 @@ CASES = {
     "Weibull": (with_global(dist.Weibull(1.0, 1.0)), "Weibull", ()),
     "enumerated": (enumerated, "Categorical", (ROWS,)),
     "given another enumerated": (enumerated_twice, "Bernoulli", (ROWS,)),
+    "partly observed": (partly_observed, "Delta", (ROWS,)),
+    "partly observed vectors": (partly_observed_vectors, "Delta", (ROWS, 4)),
+    "follows from an enumerated global": (follows_from_a_global, "Delta", ()),
     "enumerated in two plates": (enumerated_inside, "Bernoulli", (ROWS, 2)),
 }
 

@@ -93,6 +93,41 @@ def test_scores_of_different_sorts_do_not_compare():
 
 
 @pytest.mark.parametrize(
+    ("kinds", "particles", "refused"),
+    [
+        (("unbiased", "unbiased"), (1, 64), True),
+        (("unbiased", "unbiased"), (1000, 64), True),
+        (("approximate", "approximate"), (64, 1000), True),
+        (("unbiased", "unbiased"), (64, 64), False),
+        (("bound", "bound"), (1, 64), False),  # means of logarithms, whatever their number
+        (("exact", "unbiased"), (1, 64), False),
+        (("approximate", "unbiased"), (1, 64), False),
+    ],
+)
+def test_estimates_from_other_numbers_of_particles_have_no_difference(kinds, particles, refused):
+    pairs = zip((-1.0, -2.0), kinds, particles, strict=True)
+    first, second = (score(mean, kind, particles=count) for mean, kind, count in pairs)
+    if not refused:
+        assert first.difference(second)[0] == pytest.approx(1.0)
+        return
+    for one, other in ((first, second), (second, first)):
+        with pytest.raises(TypeError, match=rf"both with particles={max(particles)}$"):
+            one.difference(other)
+        with pytest.raises(TypeError, match="inconclusive"):
+            one > other  # noqa: B015
+
+
+def test_a_tighter_bound_of_the_same_model_is_no_gain():
+    """log E[w] is known, and the mean of log mean(w) over few particles lies below it."""
+    weights = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0)) - 0.5  # E[w] = 1
+    few = Score(weights[:, :1].logsumexp(1), "unbiased", particles=1)
+    many = Score(weights.logsumexp(1) - math.log(64), "unbiased", particles=64)
+    assert few.mean < -0.4 and abs(many.mean) < 0.05  # nothing but the number of particles
+    with pytest.raises(TypeError, match="one number of particles"):
+        many.difference(few)
+
+
+@pytest.mark.parametrize(
     ("kind", "fields", "text"),
     [
         ("exact", {}, "= -1.00 ± 0.01 nats (exact)"),

@@ -238,8 +238,21 @@ def test_missing_pixels_are_integrated_out():
     assert_close(score, truth, atol=0.1, rtol=0.0)
 
 
-def log_evidence_of(gen, x):
-    return pg.log_likelihood(gen, x, Y, particles=20_000, seed=1).value
+@pytest.mark.parametrize("labels", [Y, None], ids=["some labels", "none"])
+def test_missing_pixels_are_imputed_from_their_conditional(labels):
+    gen = semi_supervised(alpha=2.0)
+    gaps = X.clone()
+    gaps[:, 1] = nan
+    both = [log_evidence_of(gen, gaps.nan_to_num(value), labels) for value in (0.0, 1.0)]
+    truth = torch.stack(both).softmax(0)[1]
+    given = () if labels is None else (labels,)
+    done = pg.impute(gen, gaps, *given, draws=1500, num_steps=30, seed=0)
+    assert done.kind == "asymptotic"
+    assert_close(done.mean()[:, 1], truth, atol=0.06, rtol=0.0)
+
+
+def log_evidence_of(gen, x, labels=Y):
+    return pg.log_likelihood(gen, x, labels, particles=20_000, seed=1).value
 
 
 def clusters(rows, seed):

@@ -12,7 +12,7 @@ import probgen as pg
 from probgen import heads
 from probgen.bif import Tables, format_bif, parse_bif
 from probgen.distributions.graphical.answers import Marginals
-from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
+from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, ProbabilityTable
 from probgen.nn import MLP
 from probgen.train.checkpoint import CheckpointError
 
@@ -70,7 +70,7 @@ def test_decoding_undoes_encoding():
 
 def test_nodes_of_numbers_stand_beside_states():
     nodes = {
-        "k": Table(2),
+        "k": ProbabilityTable(2),
         "y": heads.Gaussian(MLP(1, [4], 2)),
         "pair": heads.Gaussian(MLP(1, [4], 4)),
     }
@@ -112,13 +112,13 @@ def test_the_advice_of_the_refusals_works():
 
 
 def test_numbers_that_are_names_and_codes_are_refused():
-    network = BayesianNetwork({"level": Table(3)}, states=NUMBERED)
+    network = BayesianNetwork({"level": ProbabilityTable(3)}, states=NUMBERED)
     assert network.row(level="3").item() == 2
     assert network.row(level=0).item() == 0  # no name
     for ambiguous in (1, 2.0):
         with pytest.raises(ValueError, match=r"by name.*give a string"):
             network.row(level=ambiguous)
-    same_names = BayesianNetwork({"level": Table(3)}, states={"level": ("0", "1", "2")})
+    same_names = BayesianNetwork({"level": ProbabilityTable(3)}, states={"level": ("0", "1", "2")})
     assert same_names.row(level=1).item() == same_names.row(level="1").item() == 1
 
 
@@ -263,7 +263,9 @@ def test_networks_to_be_learned_are_made_of_states():
 
 
 def test_a_network_without_names_has_no_more_state_than_before():
-    assert list(BayesianNetwork({"a": Table(2)}).state_dict()) == ["conditionals.0.logits"]
+    assert list(BayesianNetwork({"a": ProbabilityTable(2)}).state_dict()) == [
+        "conditionals.0.logits"
+    ]
     assert BayesianNetwork({"y": LinearGaussian()}).states == {}
 
 

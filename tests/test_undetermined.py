@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import probgen as pg
-from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
+from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, ProbabilityTable
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.emissions import CategoricalEmission, GaussianEmission
 from probgen.models.factorized import Factorized
@@ -30,9 +30,9 @@ def narrow(rows=60, columns=3):
 
 def tables(pseudo_count=0.0):
     nodes = {
-        "a": Table(3, pseudo_count=pseudo_count),
-        "b": Table(3, (3,), pseudo_count=pseudo_count),
-        "c": Table(3, (3, 3), pseudo_count=pseudo_count),
+        "a": ProbabilityTable(3, pseudo_count=pseudo_count),
+        "b": ProbabilityTable(3, (3,), pseudo_count=pseudo_count),
+        "c": ProbabilityTable(3, (3, 3), pseudo_count=pseudo_count),
     }
     return BayesianNetwork(nodes, {"b": ["a"], "c": ["a", "b"]})
 
@@ -96,16 +96,16 @@ def test_tables_are_equal_where_nothing_was_seen():
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        (lambda: Table(3, (2,), equivalent_sample_size=12.0), 2.0),
-        (lambda: Table(3, (2,), pseudo_count=2.0), 2.0),
-        (lambda: Table(3, (2,)), 0.0),
+        (lambda: ProbabilityTable(3, (2,), equivalent_sample_size=12.0), 2.0),
+        (lambda: ProbabilityTable(3, (2,), pseudo_count=2.0), 2.0),
+        (lambda: ProbabilityTable(3, (2,)), 0.0),
     ],
 )
 def test_an_equivalent_sample_is_spread_over_the_table(table, expected):
     """The estimates of the BDeu prior: (n_jk + N / (q r)) / (n_j + N / q)."""
     assert table().pseudo_count == expected
     x = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 2.0]])
-    gen = BayesianNetwork({"a": Table(2), "b": table()}, {"b": ["a"]})
+    gen = BayesianNetwork({"a": ProbabilityTable(2), "b": table()}, {"b": ["a"]})
     pg.em(gen, x)
     counts = torch.tensor([[0.0, 2.0, 1.0], [0.0, 0.0, 0.0]]) + expected
     shares = torch.where(counts.sum(-1, keepdim=True) > 0, counts, 1.0)
@@ -114,9 +114,9 @@ def test_an_equivalent_sample_is_spread_over_the_table(table, expected):
 
 def test_two_priors_at_once_are_refused():
     with pytest.raises(ValueError, match="pseudo_count or equivalent_sample_size, got both"):
-        Table(2, pseudo_count=1.0, equivalent_sample_size=4.0)
+        ProbabilityTable(2, pseudo_count=1.0, equivalent_sample_size=4.0)
     with pytest.raises(ValueError, match="equivalent_sample_size"):
-        Table(2, equivalent_sample_size=-1.0)
+        ProbabilityTable(2, equivalent_sample_size=-1.0)
 
 
 def test_regressions_do_not_depend_on_the_seed():

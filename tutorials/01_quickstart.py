@@ -167,8 +167,7 @@ with torch.no_grad():
     codes = vae.encode(pixels.view(image)).mean
 plane = TSNE(random_state=0).fit_transform(codes)
 figure, axes = plt.subplots(1, 3, figsize=(15, 4.2))
-history.plot(axes[0])
-axes[0].set(title="training")
+pg.plot.loss_curve(history, ax=axes[0])
 points = axes[1].scatter(*plane.T, c=labels, cmap="tab10", s=6)
 axes[1].set(title="codes of all digits (t-SNE)")
 figure.colorbar(points, ax=axes[1])

@@ -104,7 +104,7 @@ gaps = records.masked_fill(torch.rand_like(records) < 0.5, torch.nan)
 
 def untaught():
     nodes = {
-        name: pg.graphical.Table(2, (2,) * len(asia.parents[name]), pseudo_count=0.1)
+        name: pg.graphical.ProbabilityTable(2, (2,) * len(asia.parents[name]), pseudo_count=0.1)
         for name in asia.tables
     }
     return pg.BayesianNetwork(nodes, asia.parents)

@@ -22,6 +22,6 @@ options = {"optimizer": pg.train.adam(3e-3), "compile": False, "seed": 0}
 history = pg.fit(vae, train, steps=300, batch_size=200, validation=validation, **options)
 
 figure, panel = plt.subplots()
-history.plot(panel)
+pg.plot.loss_curve(history, ax=panel)
 lines = [textwrap.shorten(line, 72, placeholder=" …") for line in str(history.verdict).splitlines()]
 panel.set_title("\n".join(lines), loc="left", fontsize=6.5)

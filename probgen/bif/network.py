@@ -25,7 +25,7 @@ _BARE = re.compile(r'[^\s{}()\[\];,|"/]+')
 _GZIP = b"\x1f\x8b"
 
 
-class Tabular(Protocol):
+class HasTables(Protocol):
     """A network of tables: what :meth:`Tables.of` reads."""
 
     @property
@@ -62,7 +62,7 @@ class Tables(NamedTuple):
     tables: dict[str, Tensor]
 
     @classmethod
-    def of(cls, network: Tabular, name: str = "unknown") -> Tables:
+    def of(cls, network: HasTables, name: str = "unknown") -> Tables:
         """A network of tables as plain data, which :func:`write_bif` takes.
 
         States without names are called ``"0"``, ``"1"``, ...

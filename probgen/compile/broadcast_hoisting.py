@@ -6,10 +6,11 @@ Plates and broadcasting make Pyro programs repeat themselves: a scale is expande
 before its logarithm is taken. Compilers do not undo that. Measured by
 ``benchmarks/compile_passes.py``: without this file a step of SVI on a mixture with enumerated
 labels takes 5.1 times as long, and 1.5 times as long to compile (1.35 and 1.4 times without the
-rule for running sums alone); steps of eight schools, 1.06 times. Products of a matrix and a vector
-left to the library: log density and gradient of a logistic regression take 1.5 times as long
-without that rule at 10,000 rows of 20 or 100 columns, and 0.6 to 0.85 times at 256 to 4,000 rows,
-which is why short ones are merged.
+rule for running sums alone); steps of eight schools, 1.06 times. Running sums of larger tensors are
+left alone: what is summed would be computed again for every sum, and a step of NSF took 1.5 times
+as long. Products of a matrix and a vector left to the library: log density and gradient of a
+logistic regression take 1.5 times as long without that rule at 10,000 rows of 20 or 100 columns,
+and 0.6 to 0.85 times at 256 to 4,000 rows, which is why short ones are merged.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from probgen.core.private_torch import is_operation, operation_of, parameters_of
 aten = torch.ops.aten
 LARGE = 8192  # rows or columns of a matrix from which its product with a vector is worth a call
 SHORT = 32  # entries up to which a running sum is not worth one
+FEW = 1024  # entries of the tensor up to which the same holds
 
 
 class Thin(NamedTuple):
@@ -286,6 +288,8 @@ def _running(done: _Thinning, node: fx.Node) -> Thin | None:
     dim: Any = node.args[1]
     size, (thin, repeated) = shape(source), done.values[source]
     if not size or size[dim] > SHORT or (dim := dim % len(size)) in repeated:
+        return None
+    if math.prod(n for place, n in enumerate(size) if place not in repeated) > FEW:
         return None
     product = node.target is aten.cumprod.default
     places = done.call((), aten.arange.default, size[dim], device=source.meta["val"].device).node

@@ -130,6 +130,50 @@ def examine(values: Tensor, low: float = 0.0, high: float = 1.0) -> Column:
     )
 
 
+def under(
+    kind: int, values: Tensor, step: float = 0.0, low: float = 0.0, high: float = 1.0
+) -> Column:
+    """A column ``(N,)`` under a map that is given, not chosen; NaN = missing.
+
+    Parameters
+    ----------
+    kind : int
+        ``AFFINE``, ``LOG``, ``LOGIT`` or ``ASINH``.
+    values : Tensor
+        ``(N,)``, of the domain of the map.
+    step : float
+        The grid on which the column was recorded; 0: on none.
+    low, high : float
+        Bounds for the logit.
+
+    >>> column = under(LOG, torch.linspace(-3, 3, 1001).exp())
+    >>> round(column.scale, 2)
+    1.73
+    """
+    x = values[~values.isnan()].double().sort().values
+    if not len(x):
+        return _constant(x)
+    x = x + step * _golden(len(x))
+    center, spread = _middle(x)
+    spread = spread or 1.0
+    y = {
+        AFFINE: lambda: x,
+        ASINH: lambda: ((x - center) / spread).asinh(),
+        LOG: x.log,
+        LOGIT: lambda: _logit(x, low, high + step)[0],
+    }[kind]()
+    return Column(
+        map=kind,
+        loc=y.mean().item(),
+        scale=y.std(correction=0).item() or 1.0,
+        center=center,
+        spread=spread,
+        low=low,
+        high=high + step,
+        resolution=step,
+    )
+
+
 def resolution(levels: Tensor, eps: float = 0.0) -> float:
     """The step of the coarsest decimal grid on which nearly all distinct values lie; 0 for none.
 

@@ -148,8 +148,10 @@ def received(family: Any, context: Any, how: str = "give one") -> Any:
     if kind in kinds and not (kinds[kind] and _has_unknown(context)):
         return context
     taken = _checked(family, context, how)
-    if encoder_of(family) is None:  # the values of tokens are looked at each time
-        unknown = getattr(_source(family), "unknown_contexts", None)
+    source = _source(family)
+    by_value = encoder_of(family) is not None or getattr(source, "context_check", None) is not None
+    if not by_value:  # tokens, and what a family refuses itself, are looked at each time
+        unknown = getattr(source, "unknown_contexts", None)
         kinds[kind] = context is not None and _refuses_unknown(unknown, size_of(family))
     return taken
 
@@ -361,7 +363,7 @@ def _advice_for_labels(labels: Tensor, size: int | None, ndim: int, name: str, h
         return f"{wanted}, {got}; give them: labels[:, None]"
     seen = int(labels.max()) + 1 if values_are_known() and labels.numel() else 0
     classes = max(seen, size or 1)
-    how = _one_hot(labels, classes, ndim)
+    how = one_hot_call(labels, classes, ndim)
     if size is None:
         embed = f"build {name} with context_ndim=0 around a network that embeds labels"
         return f"{wanted}, {got}; one-hot them: {how}, or {embed}"
@@ -385,8 +387,12 @@ def _advice_for_others(context: Any, size: int | None, ndim: int, without: str =
     return f"{wanted}, {got}; give a tensor of that shape"
 
 
-def _one_hot(labels: Tensor, classes: int, ndim: int) -> str:
-    """The call that makes contexts of labels, as vectors, sequences or images."""
+def one_hot_call(labels: Tensor, classes: int, ndim: int = 1) -> str:
+    """The call that makes contexts of labels, as vectors, sequences or images.
+
+    >>> one_hot_call(torch.zeros(5, 1), 3)
+    'torch.nn.functional.one_hot(labels[:, 0].long(), 3).float()'
+    """
     given = "labels" + "[:, 0]" * (labels.ndim > 1) + ".long()" * labels.is_floating_point()
     room = ("", "", "[:, None].expand(-1, T, -1)", "[:, :, None, None].expand(-1, -1, H, W)")
     return f"torch.nn.functional.one_hot({given}, {classes}).float(){room[min(ndim, 3)]}"
@@ -502,27 +508,41 @@ def seen_in_training(family: Any, context: Tensor | None) -> Tensor | None:
 def asked_given(family: Any, context: Any, net: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The network of a family, called ``net(z, t, context)``, at a context that is given.
 
-    It warns where a rule asks it without one, and the family has never dropped one.
+    Other contexts, those of a rule of guidance, are received as that of the family is. It warns
+    where a rule asks it without one, and the family has never dropped one.
 
     >>> family = nn.Module().eval()
-    >>> family.context_dropout = 0.1
-    >>> asked_given(family, torch.ones(1), nn.Bilinear(2, 3, 1))
-    Bilinear(in1_features=2, in2_features=3, out_features=1, bias=True)
+    >>> family.context_dropout, family.context_size = 0.1, 3
+    >>> net = asked_given(family, torch.ones(3), lambda z, t, context: z + t * context)
+    >>> net(torch.zeros(3), torch.ones(()), torch.eye(3)[1])
+    tensor([0., 1., 0.])
+    >>> net(torch.zeros(3), torch.ones(()), torch.ones(2))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a context of shape (*batch, 3), got (2,); give one of that shape, ...
     """
-    if context is None or family.training or family.context_dropout:
+    if family.training:
         return net
-    return partial(_asked_never_dropped, net)
+    return partial(_asked, family, context, net)
 
 
-def _asked_never_dropped(net: Callable[..., Tensor], z: Tensor, t: Tensor, *given: Any) -> Tensor:
-    if not given or given[0] is None:
-        warnings.warn(
-            "guidance asks the network without a context, which it has not learned with "
-            "context_dropout=0 unless contexts of the data were unknown (NaN): build it with "
-            "context_dropout=0.1 and train it again, or take a rule that does not ask so",
-            stacklevel=1,  # one place: told once
-        )
-    return net(z, t, *given)
+def _asked(family: Any, own: Any, net: Callable[..., Tensor], *given: Any) -> Tensor:
+    """What a network says; the context is the last of three."""
+    *states, other = given if len(given) > 2 else (*given, None)
+    if other is None:
+        if own is not None and not family.context_dropout:
+            _warn_of_never_dropped()
+        return net(*given)
+    return net(*states, other if other is own else received(family, other))
+
+
+def _warn_of_never_dropped() -> None:
+    warnings.warn(
+        "guidance asks the network without a context, which it has not learned with "
+        "context_dropout=0 unless contexts of the data were unknown (NaN): build it with "
+        "context_dropout=0.1 and train it again, or take a rule that does not ask so",
+        stacklevel=1,  # one place: told once
+    )
 
 
 def known_rows(context: Any, ndim: int = 1) -> Tensor:
@@ -542,12 +562,22 @@ def known_rows(context: Any, ndim: int = 1) -> Tensor:
 def over_draws(context: Tensor | None, lead: Sequence[int], ndim: int = 1) -> Tensor | None:
     """A context repeated over draws to the left of its rows: leading dims become ``lead``.
 
+    Raises ``ValueError`` where they do not broadcast to it.
+
     >>> over_draws(torch.zeros(5, 2), (7, 5)).shape
     torch.Size([7, 5, 2])
     """
     if context is None:
         return None
-    return context.expand(*lead, *context.shape[context.ndim - ndim :])
+    event = context.shape[max(context.ndim - ndim, 0) :]
+    try:
+        return context.expand(*lead, *event)
+    except RuntimeError as error:
+        own = tuple(context.shape[: context.ndim - ndim])
+        raise ValueError(
+            f"expected a context whose leading dims broadcast to those of the states, "
+            f"{tuple(lead)}, got {own}; give one context for all, or one for each row"
+        ) from error
 
 
 def input_size(net: Any) -> int | None:

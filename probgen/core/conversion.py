@@ -107,6 +107,7 @@ def has_named_columns(value: Any) -> bool:
     (True, False)
     """
     columns = value if isinstance(value, Mapping) else getattr(value, "columns", ())
+    columns = getattr(value, "column_names", columns)  # of Arrow, whose columns are arrays
     try:
         names = list(columns)
     except TypeError:

@@ -77,6 +77,11 @@ MEANINGS = (
     ),
     _meaning("callback hooks hook on_step", callbacks="callbacks=[lambda run: ...]"),
     _meaning(
+        "loggers log log_dir logdir writer summary_writer tensorboard tensorboard_dir wandb mlflow",
+        logger="logger=lightning_fabric.loggers.TensorBoardLogger('logs')",
+    ),
+    _meaning("log_interval log_every_n_steps log_freq print_every", log_every="log_every=50"),
+    _meaning(
         "random_state rng generator manual_seed rng_seed key prng_key random_seed seed",
         seed="seed=0",
     ),

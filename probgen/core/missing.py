@@ -11,9 +11,9 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
+from probgen.core.inside import point_inside
 from probgen.core.precision import of_own_precision
 from probgen.core.private_torch import get_proxy_mode
 from probgen.core.support_words import in_words
@@ -85,6 +85,27 @@ def is_known_complete(x: Tensor) -> bool:
     """Whether :class:`Complete` has said so of this very tensor."""
     known = _complete.get().get(id(x))
     return known is not None and known == x._version
+
+
+class MissingSearch:
+    """Whether some tensors have missing values: looked for once, and again after a write in place.
+
+    >>> x, search = torch.ones(3), MissingSearch()
+    >>> search([x]), search([x.mul_(torch.nan)]), search([x.fill_(1.0)])
+    (False, True, False)
+    """
+
+    def __init__(self) -> None:
+        self._known: list[int] | None = None
+        self._found = False
+
+    def __call__(self, tensors: Iterable[Tensor]) -> bool:
+        given = list(tensors)
+        versions = [0 if x.is_inference() else x._version for x in given]
+        if versions != self._known:
+            self._found = any(map(has_missing, given))
+            self._known = versions
+        return self._found
 
 
 @contextmanager
@@ -181,7 +202,7 @@ class MissingAware(dist.Independent):
             return super().log_prob(x)
         missing = x.isnan()
         entries = self.base_dist.log_prob(
-            torch.where(missing, _inside(self.base_dist.support).to(x), x)
+            torch.where(missing, point_inside(self.base_dist.support, torch.Size(), x), x)
         )
         return _sum_events(torch.where(missing, 0.0, entries), self.reinterpreted_batch_ndims)
 
@@ -206,15 +227,6 @@ def _check_support(x: Tensor, support: Constraint) -> None:
             f"expected values that are {in_words(support)}, or NaN (missing), got {wrong:g}; recode x "
             "or choose another head"
         )
-
-
-def _inside(support: Constraint) -> Tensor:
-    """A point inside a support.
-
-    Its lower end for counts and labels, the image of 0 for continuous ones.
-    """
-    zero = torch.zeros(())
-    return zero if support.is_discrete else transform_to(support)(zero)
 
 
 def _sum_events(entries: Tensor, ndim: int) -> Tensor:

@@ -103,11 +103,17 @@ def _shape(site: dict[str, Any]) -> tuple[int, ...]:
     """The shape of the value; where all values stand side by side, that of one of them."""
     if not torch.is_tensor(site["value"]):
         return ()
-    if not is_enumerated(site):
-        return tuple(site["value"].shape)
-    dims = [-frame.dim for frame in site["cond_indep_stack"] if frame.vectorized]
-    batch = site["fn"].batch_shape
-    return (*batch[len(batch) - max(dims, default=0) :], *event_of(site))
+    shape = tuple(site["value"].shape)
+    follows = role(site) == "deterministic"  # maybe from sites of which all values stand there
+    if not is_enumerated(site) and not follows:
+        return shape
+    event = event_of(site)
+    batch = shape[: len(shape) - len(event)] if follows else site["fn"].batch_shape
+    sizes = {-frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized}
+    own = batch[max(len(batch) - max(sizes, default=0), 0) :]
+    # one value for all entries of a plate is one of each
+    whole = [sizes.get(len(own) - at, 1) if size == 1 else size for at, size in enumerate(own)]
+    return (*whole, *event)
 
 
 def table(lines: list[Line]) -> str:

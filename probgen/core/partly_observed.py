@@ -8,9 +8,10 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import transform_to
 
 from probgen.core import checks
+from probgen.core.conversion import rows_from
+from probgen.core.inside import point_inside
 from probgen.core.keywords import explained
 from probgen.core.missing import values_are_known
 from probgen.core.supports import check_values, support_of
@@ -75,11 +76,17 @@ def observe(name: str, distribution: Any, value: Any = None, *, unknown: int | N
     (tensor([[-2.3052, -2.3042]]), 'exact')
     """
     checks.text(name=name)
+    checks.has(
+        ("has_enumerate_support", "log_prob"),
+        "pass a distribution such as pyro.distributions.Categorical(probs)",
+        distribution=distribution,
+    )
+    checks.number(**checks.given(unknown=unknown))
     latent: Any = {"enumerate": "parallel"} if distribution.has_enumerate_support else {}
     if value is None:
         drawn = pyro.sample(f"{name}_unobserved", distribution, infer=latent)
         return pyro.deterministic(name, drawn, event_dim=distribution.event_dim)
-    value = torch.as_tensor(value)
+    value = torch.as_tensor(value) if checks.is_number(value) else rows_from(name, value)
     entries = value.isnan() if unknown is None else value.isnan() | (value == unknown)
     event_dim = distribution.event_dim
     missing = entries.flatten(-event_dim).any(-1) if event_dim else entries
@@ -119,12 +126,8 @@ def _possible(distribution: Any, drawn: Tensor) -> Tensor:
     """
     if distribution.has_enumerate_support:
         return distribution.enumerate_support(expand=False)[0]
-    support = distribution.support
-    if support.is_discrete:
-        return drawn.detach()
     try:
-        bijection = transform_to(support)
+        point = point_inside(distribution.support, distribution.event_shape, drawn)
     except NotImplementedError:
         return drawn.detach()
-    shape = bijection.inverse_shape(distribution.batch_shape + distribution.event_shape)
-    return bijection(drawn.new_zeros(shape)).detach()
+    return point.detach().expand(distribution.batch_shape + distribution.event_shape)

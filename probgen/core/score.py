@@ -90,9 +90,22 @@ class Score:
     def difference(self, other: Score) -> tuple[float, float]:
         """Mean and standard error of how much better this score is, row by row.
 
-        Positive: this one is better.
+        Positive: this one is better. Of two scores averaged over particles in probability space the
+        one with more of them has the tighter bound, so that both need the same number.
+
+        Raises
+        ------
+        TypeError
+            For scores of different units or measures, and for estimates from different numbers of
+            particles.
+        ValueError
+            For scores of other rows, or of other weights.
         """
         self._check_comparable(other)
+        self._check_particles(other)
+        return self._gain(other)
+
+    def _gain(self, other: Score) -> tuple[float, float]:
         gain = (self.value - other.value) * (1 if self.unit == "nats" else -1)
         return _average(gain, self.weights)
 
@@ -101,7 +114,8 @@ class Score:
 
         Raises ``TypeError`` where the two kinds of numbers cannot tell.
         """
-        gain, stderr = self.difference(other)
+        self._check_comparable(other)
+        gain, stderr = self._gain(other)
         if self.kind == other.kind == "exact":
             return gain > 0
         lower = ("exact", "unbiased", "bound")  # in expectation at most the truth
@@ -147,6 +161,17 @@ class Score:
             raise ValueError(
                 "expected scores of rows with the same weights, got others; pass the same weights= "
                 "to both"
+            )
+
+    def _check_particles(self, other: Score) -> None:
+        """Means over particles of log weights have no bias; logarithms of means have one."""
+        fewer, more = sorted((self.particles, other.particles))
+        averaged = self.kind == other.kind and self.kind not in ("exact", "bound")
+        if averaged and fewer < more and (fewer > 1 or self.kind == "unbiased"):
+            raise TypeError(
+                f"expected scores of one number of particles, got {self.particles} and "
+                f"{other.particles}: more of them give a tighter bound of the same model; score "
+                f"both with particles={more}"
             )
 
     def __str__(self) -> str:

@@ -118,6 +118,22 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
+def takes(function: Any, count: int) -> bool:
+    """Whether a function can be called with so many arguments, as far as its signature tells.
+
+    >>> takes(lambda x, y=0: x, 2), takes(lambda x: x, 2), takes(max, 2)
+    (True, False, True)
+    """
+    signature = signature_of(function)
+    if signature is None:
+        return True
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
 def argument_names(program: Callable[..., Any], count: int) -> list[str]:
     """Names of the first ``count`` positional arguments of a program.
 

@@ -1,6 +1,9 @@
-"""Unions of supports: of states and components whose values differ."""
+"""Unions of supports: of states and components whose values differ, and of atoms."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,6 +11,31 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from probgen.core.support_words import in_words
+
+
+class AnyOf(Constraint):
+    """The union of supports.
+
+    >>> AnyOf([constraints.positive, constraints.interval(-2.0, -1.0)]).check(torch.tensor([-1.5, -0.5, 0.5]))
+    tensor([ True, False,  True])
+    """
+
+    def __init__(self, parts: Sequence[Constraint]):
+        self.parts = parts
+        self.is_discrete = parts[0].is_discrete
+        self.event_dim = parts[0].event_dim
+        super().__init__()
+
+    @property
+    def words(self) -> str:
+        """What its values are, for messages."""
+        return ", or ".join(dict.fromkeys(map(in_words, self.parts)))
+
+    def check(self, value: Tensor) -> Tensor:
+        found = [part.check(value) for part in self.parts]
+        dims = min(inside.ndim for inside in found)  # of whole rows, where one part speaks of them
+        found = [inside.flatten(dims).all(-1) if inside.ndim > dims else inside for inside in found]
+        return torch.stack(found).any(0)
 
 
 class OfAnyState(Constraint):
@@ -40,6 +68,66 @@ class OfAnyState(Constraint):
     def check(self, value: Tensor) -> Tensor:
         dim = -1 - self.event_ndim
         return self.base.check(value.unsqueeze(dim)).any(dim + self.base.event_dim)
+
+
+class WithAtoms(Constraint):
+    """Values of a support, or some numbers that have a mass of their own.
+
+    Parameters
+    ----------
+    base : Constraint
+        Of single variables.
+    atoms : tuple of float
+        The numbers.
+
+    >>> WithAtoms(constraints.positive, (0.0,)).check(torch.tensor([-1.0, 0.0, 1.0]))
+    tensor([False,  True,  True])
+    """
+
+    def __init__(self, base: Constraint, atoms: tuple[float, ...]):
+        self.base = base
+        self.atoms = atoms
+        self.is_discrete = base.is_discrete
+        self.event_dim = base.event_dim
+        super().__init__()
+
+    @property
+    def words(self) -> str:
+        """What its values are, for messages."""
+        numbers = ", or ".join(f"{atom:g}" for atom in self.atoms)
+        return f"{in_words(self.base)}, or {numbers}"
+
+    def check(self, value: Tensor) -> Tensor:
+        inside = self.base.check(value)
+        for atom in self.atoms:
+            inside = inside | (value == atom)
+        return inside
+
+
+def atoms_of(support: Any) -> tuple:
+    """Numbers that have a mass beside a density, of each run of columns, where there are any.
+
+    >>> atoms_of(WithAtoms(constraints.positive, (0.0,))), atoms_of(constraints.positive)
+    ((0.0,), ())
+    """
+    while (base := getattr(support, "base_constraint", None)) is not None:
+        support = base
+    if parts := getattr(support, "parts", None):
+        return atoms_of(parts[0])
+    if isinstance(support, WithAtoms):
+        return () if support.is_discrete else tuple(sorted(support.atoms))
+    pieces = [atoms_of(part) for part in getattr(support, "cseq", ())]
+    if not any(pieces):
+        return ()
+    sizes = support.lengths
+    return tuple((at, atoms) for at, atoms in _by_column(pieces, sizes) if atoms)
+
+
+def _by_column(pieces: list[tuple], sizes: Sequence[int]) -> Iterator[tuple[int, tuple]]:
+    """The atoms of each column, of pieces of several columns side by side."""
+    yield from enumerate(
+        piece for piece, size in zip(pieces, sizes, strict=True) for _ in range(size)
+    )
 
 
 def of_entries(support: Constraint) -> tuple[Constraint, int]:

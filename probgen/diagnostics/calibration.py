@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor
-from tqdm import tqdm
 
 from probgen.core import checks
 from probgen.core.keywords import explained
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
+from probgen.core.progress import Progress, Reported, check_progress
 from probgen.core.sites import holds_data, sample_sites
 from probgen.core.turns import own_random_state
 from probgen.infer.log_density import LogDensity
@@ -86,7 +86,7 @@ def simulation_based_calibration(
     target_accept: float = 0.8,
     dtype: torch.dtype | None = None,
     sampler: ChainSampler | None = None,
-    progress: bool = True,
+    progress: Reported = None,
 ) -> Calibration:
     r"""Draws parameters and data from the model, then parameters from their posterior.
 
@@ -136,7 +136,7 @@ def simulation_based_calibration(
     checks.is_seed(**checks.given(seed=seed))
     checks.within("(0, 1)", target_accept=target_accept)
     checks.instance(torch.dtype, **checks.given(dtype=dtype))
-    checks.flag(progress=progress)
+    check_progress(progress)
     with own_random_state(seed):
         if seed is None:
             torch.seed()
@@ -149,13 +149,13 @@ def simulation_based_calibration(
         chain = ready(sampler, log_density, log_density.origin)
         points = []
         plan = ChainPlan(tune, draws * thin, target_accept)
-        for sim in tqdm(range(sims), disable=None if progress else True, unit="data set"):
-            for name, value in data.items():
-                value.copy_(
-                    simulated[name][sim].reshape(value.shape)
-                )  # the density reads them where they are
-            walk = chain(starts[sim], int(torch.randint(2**62, ())), plan)
-            points.append(walk.points[tune + thin - 1 :: thin])
+        with Progress("simulation_based_calibration", sims, "data sets", asked=progress) as shown:
+            for sim in range(sims):
+                for name, value in data.items():  # the density reads them where they are
+                    value.copy_(simulated[name][sim].reshape(value.shape))
+                walk = chain(starts[sim], int(torch.randint(2**62, ())), plan)
+                points.append(walk.points[tune + thin - 1 :: thin])
+                shown.advance()
         found = log_density.constrain(torch.cat(points))
     return Calibration({name: _ranks(value, found[name]) for name, value in truth.items()}, draws)
 

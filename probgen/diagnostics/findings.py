@@ -133,12 +133,28 @@ def guide(
     if khat.ndim == 0:
         noise = f" ± {stderr:.2f}" if khat.isfinite() else ""
         whole = f"k-hat {khat:.2f}{noise} for the whole posterior"
-        advice = UNMOVED if khat.isnan() else advice
+        if khat.isnan():
+            return Finding(severity, f"guide: k-hat is not known:{UNMOVED}{advice}")
         return Finding(severity, f"guide: {whole}; ESS {worth:.0f} of {draws} draws{advice}")
-    unreliable = (khat > RELIABLE).double().mean().item()
-    share = f"k-hat > {RELIABLE} on {unreliable:.0%} of {len(khat)} rows"
-    typical = f"median {khat.nanmedian():.2f}; median ESS {worth:.0f} of {draws} draws"
+    known = khat[~khat.isnan()]
+    if not len(known):
+        why = _unknown(khat, swallowed) if swallowed else f":{UNMOVED}"
+        return Finding(severity, f"guide: k-hat is known of none of {len(khat)} rows{why}{advice}")
+    unreliable = share_unreliable(khat)
+    share = f"k-hat > {RELIABLE} on {unreliable:.0%} of {len(known)} rows"
+    typical = f"median {known.median():.2f}; median ESS {worth:.0f} of {draws} draws"
     return Finding(severity, f"guide: {share}, {typical}{advice}{_unknown(khat, swallowed)}")
+
+
+def share_unreliable(khat: Tensor) -> float | None:
+    """Share of the rows whose k-hat is known on which it is above 0.7; ``None``: of none it is.
+
+    >>> import torch
+    >>> share_unreliable(torch.tensor([0.1, 0.9, torch.nan])), share_unreliable(torch.tensor([torch.nan]))
+    (0.5, None)
+    """
+    known = khat[~khat.isnan()]
+    return (known > RELIABLE).double().mean().item() if len(known) else None
 
 
 def _unknown(khat: Tensor, swallowed: float) -> str:

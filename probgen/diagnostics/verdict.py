@@ -21,7 +21,7 @@ from probgen.core.turns import in_turn
 from probgen.diagnostics import findings
 from probgen.diagnostics.baseline import Comparison, against_marginals, scatter_of
 from probgen.diagnostics.column_advice import column_advice
-from probgen.diagnostics.findings import FAULT, FINE, RELIABLE, Finding
+from probgen.diagnostics.findings import FAULT, FINE, Finding
 from probgen.diagnostics.gradients import GradientCourse
 from probgen.diagnostics.judged_guide import judged_guide
 from probgen.diagnostics.marginals import NoMarginals
@@ -105,8 +105,11 @@ class FitVerdict:
 
     @property
     def share_unreliable(self) -> float | None:
-        """Share of rows whose k-hat is above 0.7: the guide is far from their posterior."""
-        return None if self.khat is None else (self.khat > RELIABLE).double().mean().item()
+        """Share of rows whose k-hat is above 0.7: the guide is far from their posterior.
+
+        Among those whose k-hat is known; ``None`` where there is none.
+        """
+        return None if self.khat is None else findings.share_unreliable(self.khat)
 
     @property
     def median_ess(self) -> float | None:

@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
+from probgen.core.inside import inside
 from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.core.truncation import Truncation, changed_by, truncated
@@ -127,8 +128,9 @@ class Autoregressive(BatchedDistribution):
         missing = x.isnan().reshape(*x.shape[: x.ndim - self.entry_ndim], -1)
         gone = self.in_order(missing.any(-1))
         part = missing.any(-1) & ~missing.all(-1)
-        filled = torch.where(x.isnan(), 0.0, x)
-        terms = torch.where(gone, 0.0, self.in_order(self._entries(filled).log_prob(filled)))
+        entries = self._entries(torch.where(x.isnan(), 0.0, x))
+        filled = torch.where(x.isnan(), inside(entries, x), x)
+        terms = torch.where(gone, 0.0, self.in_order(entries.log_prob(filled)))
         terms = _require(~part.flatten(-len(self.positions)).any(-1, keepdim=True), terms, _IN_PART)
         return _require((gone[..., 1:] | ~gone[..., :-1]).all(-1, keepdim=True), terms, _NOT_LAST)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
+from probgen.core.inside import point_inside
 from probgen.core.missing import check_event, has_missing
 from probgen.core.sums import sum_of
 
@@ -29,6 +30,14 @@ class _CodeVectors(constraints.Constraint):
         for block in blocks:
             inside = inside & constraints.one_hot.check(block)
         return inside
+
+
+@point_inside.register(_CodeVectors)
+def _(support: _CodeVectors, event: torch.Size, like: Tensor) -> Tensor:
+    *blocks, numbers = (like.new_zeros(*event[:-1], size) for size in support.sizes)
+    for block in blocks:
+        block[..., 0] = 1
+    return torch.cat((*blocks, numbers), -1)
 
 
 class CodeDistribution(BatchedDistribution):

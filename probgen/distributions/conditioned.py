@@ -44,12 +44,7 @@ class Conditioned(BatchedDistribution):
     batched = {"joint": 0, "x": None, "seen": None}
 
     def __init__(self, joint: Any, x: Tensor, mask: Tensor):
-        x, mask = torch.broadcast_tensors(x, mask)
-        if values_are_known() and (x.isnan() & mask).any():
-            raise ValueError(
-                "expected observed entries of x to be numbers, got NaN where mask is True; use "
-                "~x.isnan()"
-            )
+        x, mask = given_entries(x, mask)
         event = joint.event_shape
         batch = torch.broadcast_shapes(x.shape[: x.ndim - len(event)], joint.batch_shape)
         self.joint = joint.expand(batch)
@@ -107,6 +102,17 @@ class Conditioned(BatchedDistribution):
             return self._moments()
         except NotImplementedError as error:
             raise (error if str(error) else no_closed_form(self.joint)) from error
+
+
+def given_entries(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and mask of one shape; ``ValueError`` where an entry is missing that is said to be observed."""
+    x, mask = torch.broadcast_tensors(x, mask)
+    if values_are_known() and (x.isnan() & mask).any():
+        raise ValueError(
+            "expected observed entries of x to be numbers, got NaN where mask is True; use "
+            "~x.isnan()"
+        )
+    return x, mask
 
 
 def no_closed_form(joint: Distribution) -> NotImplementedError:

@@ -77,6 +77,11 @@ class Dequantized(BatchedDistribution):
         self.density_kind = worst("unbiased", density_kind(base_dist))
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
+    @property
+    def costly_density(self) -> bool:
+        """Whether it costs the solution of an equation, which a simple loss leaves out."""
+        return self.noise is None and getattr(self.base_dist, "costly_density", False)
+
     @constraints.dependent_property(is_discrete=True)
     def support(self) -> constraints.Constraint:
         return constraints.independent(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.kinds import density_kind
+from probgen.core.progress import sweeps
 from probgen.distributions.autoregressive import Autoregressive, Completion, whole_entries
 from probgen.distributions.conditional import conditional, observed
 
@@ -84,7 +85,7 @@ def _(distribution: Autoregressive, x: Tensor, mask: Tensor, num_steps: int) -> 
     followed = seen.flip(-1).cumsum(-1).flip(-1) > 0
     chained = followed & ~seen
     state = torch.where(_values(distribution, followed), start.sample(), torch.nan)
-    for _ in range(num_steps):
+    for _ in sweeps(num_steps):
         for t in chained.flatten(0, -2).any(0).nonzero().flatten().tolist():
             state = _visit(distribution, state, chained[..., t], t)
     return Completion(distribution, state, ~state.isnan()).sample()

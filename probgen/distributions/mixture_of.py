@@ -9,12 +9,13 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints, transform_to
+from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
+from probgen.core.inside import inside
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, values_are_known
-from probgen.core.support_words import in_words
+from probgen.core.unions import AnyOf, atoms_of
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.possible import check_possible, excluding
@@ -40,7 +41,7 @@ class MixtureOf(BatchedDistribution):
     Raises
     ------
     ValueError
-        If events differ, or masses are mixed with densities.
+        If events differ, or masses are mixed with densities, be it at single atoms.
 
     >>> distribution = MixtureOf(torch.zeros(2), [dist.Normal(0.0, 1.0), dist.Exponential(1.0)])
     >>> distribution.log_prob(torch.tensor([-1.0, 1.0])).exp()       # half of N(-1; 0, 1); half of both
@@ -60,6 +61,12 @@ class MixtureOf(BatchedDistribution):
                 f"densities, got logits of shape {tuple(logits.shape)} for {len(components)} "
                 "components, events "
                 f"{sorted(map(tuple, events))}, discrete: {sorted(discrete)}"
+            )
+        if len(atoms := {atoms_of(support) for support in supports}) != 1:
+            raise ValueError(
+                "expected components with the same atoms, as a density and a mass do not add up, got "
+                f"{' and '.join(map(str, sorted(atoms)))}; give every component these atoms: "
+                "ZeroInflated(head=..., atoms=...)"
             )
         batch = torch.broadcast_shapes(
             logits.shape[:-1], *(distribution.batch_shape for distribution in components)
@@ -119,31 +126,6 @@ class MixtureOf(BatchedDistribution):
         return (weights * torch.stack(values, -1)).sum(-1)
 
 
-class AnyOf(constraints.Constraint):
-    """The union of supports.
-
-    >>> AnyOf([constraints.positive, constraints.interval(-2.0, -1.0)]).check(torch.tensor([-1.5, -0.5, 0.5]))
-    tensor([ True, False,  True])
-    """
-
-    def __init__(self, parts: Sequence[constraints.Constraint]):
-        self.parts = parts
-        self.is_discrete = parts[0].is_discrete
-        self.event_dim = parts[0].event_dim
-        super().__init__()
-
-    @property
-    def words(self) -> str:
-        """What its values are, for messages."""
-        return ", or ".join(dict.fromkeys(map(in_words, self.parts)))
-
-    def check(self, value: Tensor) -> Tensor:
-        found = [part.check(value) for part in self.parts]
-        dims = min(inside.ndim for inside in found)  # of whole rows, where one part speaks of them
-        found = [inside.flatten(dims).all(-1) if inside.ndim > dims else inside for inside in found]
-        return torch.stack(found).any(0)
-
-
 def _log_prob(distribution: dist.TorchDistribution, x: Tensor) -> Tensor:
     """The log-density of a component, minus infinity outside of its support.
 
@@ -155,28 +137,15 @@ def _log_prob(distribution: dist.TorchDistribution, x: Tensor) -> Tensor:
         support, ndim = support.base_constraint, ndim + support.reinterpreted_batch_ndims
     if support in (constraints.real, constraints.real_vector) or isinstance(support, AnyOf):
         return distribution.log_prob(x)
-    inside = support.check(x)
-    of_entries = x.ndim - inside.ndim  # dims that the support speaks of together
+    right = support.check(x)
+    of_entries = x.ndim - right.ndim  # dims that the support speaks of together
     missing = x.isnan()
-    inside = inside | (missing.flatten(-of_entries).any(-1) if of_entries else missing)
-    if values_are_known() and inside.all():
+    right = right | (missing.flatten(-of_entries).any(-1) if of_entries else missing)
+    if values_are_known() and right.all():
         return distribution.log_prob(x)
-    within = inside.reshape(*inside.shape, *[1] * of_entries)
-    value = distribution.log_prob(torch.where(within, x, _somewhere(support, x)))
-    return torch.where(inside.flatten(-ndim).all(-1) if ndim else inside, value, -torch.inf)
-
-
-def _somewhere(support: constraints.Constraint, x: Tensor) -> Tensor:
-    """Values in a support, or x where no map leads there."""
-    zero = torch.zeros((), dtype=x.dtype, device=x.device)
-    if support.is_discrete:
-        return getattr(support, "lower_bound", zero)
-    shape = x.shape[x.ndim - support.event_dim :]
-    try:
-        onto = transform_to(support)
-        return onto(zero.expand(onto.inverse_shape(shape)))
-    except NotImplementedError:
-        return x
+    within = right.reshape(*right.shape, *[1] * of_entries)
+    value = distribution.log_prob(torch.where(within, x, inside(distribution, x)))
+    return torch.where(right.flatten(-ndim).all(-1) if ndim else right, value, -torch.inf)
 
 
 @conditional.register(MixtureOf)

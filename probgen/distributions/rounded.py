@@ -58,6 +58,11 @@ class Rounded(BatchedDistribution):
         self.density_kind = worst("unbiased", density_kind(base_dist))
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
+    @property
+    def costly_density(self) -> bool:
+        """Whether the density of the base costs the solution of an equation."""
+        return getattr(self.base_dist, "costly_density", False)
+
     @constraints.dependent_property
     def support(self) -> Any:
         return self.base_dist.support

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 from probgen.core import checks
 from probgen.core.batched import BatchedDistribution
-from probgen.core.missing import check_event
+from probgen.core.missing import MissingAware, check_event
 from probgen.core.module import DistributionModule
 from probgen.core.sums import sum_of
 from probgen.core.truncation import Truncation, truncated
@@ -35,7 +35,7 @@ class ColumnDistributions(BatchedDistribution):
 
     Parameters
     ----------
-    distributions : sequence of TorchDistribution
+    distributions : sequence of MissingAware
         Distributions of one batch shape, with events of shape ``(d_1,), (d_2,), ...`` that sum to
         D.
     """
@@ -80,6 +80,13 @@ class ColumnDistributions(BatchedDistribution):
         )
 
     @property
+    def entries(self) -> ColumnEntries:
+        """The distributions of single entries, with the columns as a batch dim: ``(*batch, D)``."""
+        return ColumnEntries(
+            [MissingAware(distribution.base_dist) for distribution in self.distributions]
+        )
+
+    @property
     def mean(self) -> Tensor:
         return torch.cat([distribution.mean for distribution in self.distributions], -1)
 
@@ -90,6 +97,48 @@ class ColumnDistributions(BatchedDistribution):
     @property
     def mode(self) -> Tensor:
         return torch.cat([distribution.mode for distribution in self.distributions], -1)
+
+
+class ColumnEntries(BatchedDistribution):
+    """Distributions of single variables, of several types, side by side along the last batch dim.
+
+    The log density of a missing entry (NaN) is 0.
+
+    Parameters
+    ----------
+    distributions : sequence of TorchDistribution
+        Of batch shapes ``(*batch, d_1), (*batch, d_2), ...``; events have no dims.
+
+    >>> both = ColumnEntries([dist.Normal(torch.zeros(2), 1.0), dist.Poisson(torch.ones(1))])
+    >>> both.batch_shape, both.log_prob(torch.tensor([0.0, 0.0, 1.0]))
+    (torch.Size([3]), tensor([-0.9189, -0.9189, -1.0000]))
+    """
+
+    def __init__(self, distributions: Sequence[dist.TorchDistribution]):
+        self.distributions = list(distributions)
+        self.sizes = [distribution.batch_shape[-1] for distribution in self.distributions]
+        super().__init__(
+            (*self.distributions[0].batch_shape[:-1], sum(self.sizes)), validate_args=False
+        )
+
+    @property
+    def support(self) -> Any:
+        return _MixedColumns(
+            [distribution.support for distribution in self.distributions], -1, self.sizes
+        )
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        blocks = zip(self.distributions, x.split(self.sizes, -1), strict=True)
+        return torch.cat([distribution.log_prob(block) for distribution, block in blocks], -1)
+
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        shape = torch.Size(sample_shape)
+        return torch.cat([distribution.sample(shape) for distribution in self.distributions], -1)
+
+
+@truncated.register(ColumnEntries)
+def _(distribution: ColumnEntries, rule: Truncation) -> ColumnEntries:
+    return ColumnEntries([truncated(each, rule) for each in distribution.distributions])
 
 
 @truncated.register(ColumnDistributions)

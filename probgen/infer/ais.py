@@ -14,6 +14,7 @@ from probgen.core import checks
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.kinds import density_kind
+from probgen.core.progress import Progress, Reported, check_progress
 from probgen.core.score import Score
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
@@ -154,6 +155,7 @@ def annealed_importance(
     settle: int = 100,
     at_once: int = 1000,
     seed: Seed = None,
+    progress: Reported = None,
 ) -> LogZ:
     r"""Brackets log Z of an unnormalized model by annealed importance sampling.
 
@@ -190,6 +192,9 @@ def annealed_importance(
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
+    progress : bool, float or None
+        Rate and time left: in one line that is renewed where there is a terminal; elsewhere nothing,
+        with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
 
     Raises
     ------
@@ -216,10 +221,24 @@ def annealed_importance(
     checks.generative(gen=gen)
     checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
     checks.at_least(0, settle=settle)
+    check_progress(progress)
     distribution = _distribution(gen)
     betas = _schedule(temperatures)
     path = distribution.path(None if x is None else _complete(gen, "x", x))
-    ratios, ends = _anneal(path, path.start(chains), betas, moves, at_once)
+    total = 2 * (len(betas) - 1)
+    with Progress("annealed_importance", total, "temperatures", asked=progress) as shown:
+        return _both_ways(path, distribution, betas, (chains, moves, settle, at_once), shown)
+
+
+def _both_ways(
+    path: AnnealingPath,
+    distribution: Any,
+    betas: Tensor,
+    sizes: tuple[int, int, int, int],
+    progress: Progress,
+) -> LogZ:
+    chains, moves, settle, at_once = sizes
+    ratios, ends = _anneal(path, path.start(chains), betas, moves, at_once, progress)
     forwards = path.log_z() + ratios
     exact = density_kind(distribution) == "exact"
     chosen = None
@@ -230,7 +249,7 @@ def annealed_importance(
             (chains,)
         )
         begin = distribution.chain(ends[chosen], settle)
-    back, _ = _anneal(path, begin, betas.flip(0), moves, at_once)
+    back, _ = _anneal(path, begin, betas.flip(0), moves, at_once, progress)
     return LogZ(forwards, path.log_z() - back, "exact" if exact else "asymptotic", chosen)
 
 
@@ -248,6 +267,7 @@ def reverse_annealing(
     moves: int = 1,
     at_once: int = 1000,
     seed: Seed = None,
+    progress: Reported = None,
 ) -> Score:
     r"""Log-likelihoods of rows under the annealing model, whose draws are ends of annealed chains.
 
@@ -274,6 +294,9 @@ def reverse_annealing(
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
+    progress : bool, float or None
+        Rate and time left: in one line that is renewed where there is a terminal; elsewhere nothing,
+        with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
 
     Raises
     ------
@@ -292,6 +315,7 @@ def reverse_annealing(
     """
     checks.generative(gen=gen)
     checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
+    check_progress(progress)
     distribution = _distribution(gen)
     betas = _schedule(temperatures).flip(0)
     path = distribution.path(None if base is None else _complete(gen, "base", base))
@@ -303,7 +327,9 @@ def reverse_annealing(
         )
     rows = state.repeat(chains, *[1] * (state.ndim - 1))
     _, moved = path.advance(rows, betas[0], betas[0], moves)
-    ratios, _ = _anneal(path, moved, betas, moves, at_once)
+    total = len(betas) - 1
+    with Progress("reverse_annealing", total, "temperatures", asked=progress) as shown:
+        ratios, _ = _anneal(path, moved, betas, moves, at_once, shown)
     value = (
         path.log_weight(state)
         - path.log_z()
@@ -354,7 +380,12 @@ def _schedule(temperatures: int | Sequence[float] | Tensor) -> Tensor:
 
 
 def _anneal(
-    path: AnnealingPath, states: Tensor, betas: Tensor, moves: int, at_once: int
+    path: AnnealingPath,
+    states: Tensor,
+    betas: Tensor,
+    moves: int,
+    at_once: int,
+    progress: Progress,
 ) -> tuple[Tensor, Tensor]:
     """Log ratios of the weights at the ends of a path, summed along chains.
 
@@ -367,6 +398,7 @@ def _anneal(
         for old, new in zip(betas[:-1].to(state), betas[1:].to(state), strict=True):
             ratio, state = path.advance(state, old, new, moves)
             total = total + ratio
+            progress.advance(len(state) / len(states))
         totals.append(total)
         ends.append(state)
     return torch.cat(totals), torch.cat(ends)

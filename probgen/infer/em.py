@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.keywords import explained
+from probgen.core.progress import Progress, Reported, check_progress
 from probgen.core.turns import offer, training
 from probgen.infer.em_data import Rows, prepared
 
@@ -142,6 +143,7 @@ def em(
     n_init: int = 1,
     max_rows: int | None = None,
     seed: int | None = None,
+    progress: Reported = None,
 ) -> EMResult:
     r"""Fits a family in place by expectation maximization.
 
@@ -180,6 +182,10 @@ def em(
         Default: as many as have four million elements.
     seed : int, optional
         Makes the starts repeatable; by default they draw from torch's global generator.
+    progress : bool, float or None
+        Log-likelihood, rate and time left: in one line that is renewed where there is a terminal;
+        elsewhere nothing,
+        with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
 
     Raises
     ------
@@ -214,13 +220,16 @@ def em(
     checks.not_negative(tol=tol)
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.is_seed(**checks.given(seed=seed))
+    check_progress(progress)
     _check(gen)
     data = prepared(gen, x, weights, labels, max_rows)
-    with training(gen), _explained_collapse(data):
+    total = max(1, n_init) * max_iter
+    shown = Progress("em", total, "iterations", asked=progress, bound=True)
+    with training(gen), _explained_collapse(data), shown:
         result = (
-            _run(gen, data, max_iter, tol)
+            _run(gen, data, max_iter, tol, shown)
             if n_init == 0
-            else _best_of(gen, data, max_iter, tol, n_init, seed)
+            else _best_of(gen, data, max_iter, tol, n_init, seed, shown)
         )
     if not result.converged and tol > 0 and max_iter > 0:
         warnings.warn(
@@ -233,7 +242,13 @@ def em(
 
 
 def _best_of(
-    gen: Any, data: Rows, max_iter: int, tol: float, n_init: int, seed: int | None
+    gen: Any,
+    data: Rows,
+    max_iter: int,
+    tol: float,
+    n_init: int,
+    seed: int | None,
+    progress: Progress,
 ) -> EMResult:
     """Runs from several starts, of which the best is kept.
 
@@ -245,9 +260,10 @@ def _best_of(
     collapse: torch.linalg.LinAlgError | None = None
     with _left_with(best_state, gen):
         for start in range(n_init):
+            progress.skip(start * max_iter)
             try:
                 _start(gen, data, generator)
-                result = _run(gen, data, max_iter, tol)
+                result = _run(gen, data, max_iter, tol, progress)
             except torch.linalg.LinAlgError as error:
                 collapse = error
                 continue
@@ -283,7 +299,7 @@ def _start(gen: Any, data: Rows, generator: torch.Generator | None) -> None:
         gen.initialize(data.x, generator, **data.given)
 
 
-def _run(gen: Any, data: Rows, max_iter: int, tol: float) -> EMResult:
+def _run(gen: Any, data: Rows, max_iter: int, tol: float, progress: Progress) -> EMResult:
     """E- and M-steps from the present parameters.
 
     It ends on an E-step, so the last value is that of the result.
@@ -300,6 +316,7 @@ def _run(gen: Any, data: Rows, max_iter: int, tol: float) -> EMResult:
         change = _penalty(gen, statistics, data) - before
         value, statistics = _expect(gen, data)
         history.append(value)
+        progress.advance(1, lambda: f"log-likelihood {history[-1]:.4g} nats a row")
         offer()
         gain = history[-1] - history[-2] - change
         converged = abs(gain) < tol

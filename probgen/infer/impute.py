@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -18,6 +18,7 @@ from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.kinds import density_kind, kind_of, visits_one, worst
 from probgen.core.modes import infers
+from probgen.core.progress import Progress, Reported, check_progress, counting
 from probgen.core.reading import Reading, read
 from probgen.core.runtime import isolated, validation
 from probgen.core.seeds import Seed, takes_seed
@@ -28,12 +29,24 @@ from probgen.core.sites import (
     latent_sites,
     sample_sites,
 )
+from probgen.core.supports import check_support
 from probgen.distributions.conditional import conditional, observed
 from probgen.distributions.gibbs import completions
 from probgen.infer.posterior import posterior_of
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
+
+
+class Incomplete(NamedTuple):
+    """A frame with missing cells, and the model that completes it."""
+
+    gen: Any
+    frame: Any
+
+    def completed(self, rows: Tensor, missing: Tensor) -> Any:
+        """The frame with rows ``(B, D)`` in place of what is missing."""
+        return self.gen.completed(self.frame, rows, missing)
 
 
 @dataclass(frozen=True)
@@ -56,12 +69,15 @@ class Imputation:
         zero mean that the guide misses the posterior of that row, and that its draws have not
         forgotten where they started. A guide that is narrower than the posterior makes chains slow
         in the tails, which this share does not show: draws of longer chains do.
+    given : Incomplete, optional
+        The frame that was completed, where x was one and the model has a table.
     """
 
     draws: Tensor
     missing: Tensor
     kind: str
     acceptance: Tensor
+    given: Incomplete | None = None
 
     def __repr__(self) -> str:
         accepted = f"{self.acceptance.mean():.2f}" if len(self.acceptance) else "none"
@@ -73,6 +89,38 @@ class Imputation:
     def mean(self) -> Tensor:
         """Average over the draws, the estimate of least squared error: ``(B, *event)``."""
         return torch.where(self.missing, self.draws.mean(0), self.draws[0])
+
+    def frame(self) -> Any:
+        """The completed frame: the mean of the draws of numbers and dates, the mode of labels.
+
+        Cells that were known are those of the frame that was given, whose index it has.
+
+        Raises
+        ------
+        TypeError
+            If rows were given as numbers.
+        """
+        given = self._frame_given()
+        return given.completed(given.gen.center(self.draws), self.missing)
+
+    def frames(self) -> list[Any]:
+        """A completed frame for each draw (multiple imputation).
+
+        Raises
+        ------
+        TypeError
+            If rows were given as numbers.
+        """
+        given = self._frame_given()
+        return [given.completed(rows, self.missing) for rows in self.draws]
+
+    def _frame_given(self) -> Incomplete:
+        if self.given is None:
+            raise TypeError(
+                "expected draws for a data frame, got those for numbers; give pg.impute a "
+                "pg.Tabular and a frame, or take draws and mean()"
+            )
+        return self.given
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """Ends of the central interval that holds a share ``level`` of the draws of every entry.
@@ -113,6 +161,7 @@ def impute(
     num_steps: int = 500,
     compile: Choice = "auto",
     seed: Seed = None,
+    progress: Reported = None,
 ) -> Imputation:
     r"""Draws missing entries (NaN) given the observed ones, row by row.
 
@@ -156,12 +205,15 @@ def impute(
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
+    progress : bool, float or None
+        Rate and time left: in one line that is renewed where there is a terminal; elsewhere nothing,
+        with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
 
     Raises
     ------
     NotImplementedError
         If the distribution of x given the latents has no closed-form conditional, a site has no
-        density, or a local latent is enumerated.
+        density, or a local latent is enumerated beside others and the guide leaves it out.
     ValueError
         If the guide does not draw a local latent, or has a site whose density is not exact.
 
@@ -181,7 +233,10 @@ def impute(
     checks.generative(gen=gen)
     checks.at_least(1, draws=draws, num_steps=num_steps)
     checks.one_of(("auto", True, False), compile=compile)
+    check_progress(progress)
     given = _original(gen, x)
+    of_frame = getattr(gen, "gives_frames", False) and has_named_columns(x)
+    incomplete = Incomplete(gen, x) if of_frame else None
     x, context = (*as_rows(gen, x, context, missing=True), None)[:2]
     missing = _missing(gen, (x, context))
     rows = missing.reshape(len(x), -1).any(-1)
@@ -190,10 +245,13 @@ def impute(
     kind = "exact"
     if rows.any():
         batch = x[rows], None if context is None else context[rows]
-        completed[:, rows], kind, acceptance[rows] = _impute(gen, batch, draws, num_steps, compile)
+        with Progress("impute", asked=progress) as shown:
+            completed[:, rows], kind, acceptance[rows] = _impute(
+                gen, batch, draws, num_steps, compile, shown
+            )
     if given is not None and given.shape == x.shape:
         completed = torch.where(missing, completed.to(given.dtype), given.to(x.device))
-    return Imputation(completed, missing, kind, acceptance)
+    return Imputation(completed, missing, kind, acceptance, incomplete)
 
 
 def _original(gen: GenerativeModel, x: Any) -> Tensor | None:
@@ -208,18 +266,22 @@ def _original(gen: GenerativeModel, x: Any) -> Tensor | None:
 
 
 def _impute(
-    gen: GenerativeModel, batch: tuple, draws: int, num_steps: int, compile: Choice
+    gen: GenerativeModel,
+    batch: tuple,
+    draws: int,
+    num_steps: int,
+    compile: Choice,
+    progress: Progress,
 ) -> tuple[Tensor, str, Tensor]:
     """Draws of one model, or of one model for every draw of the globals."""
     probe = _trace(gen.model, batch)
     if _is_partly_observed(probe):
         return _partly_observed(gen, batch, draws)
-    if all(in_plate(site, gen.plate) for site in latent_sites(probe).values()):
-        return _ImputationChains(gen, gen.model, gen.guide, compile).draw(batch, draws, num_steps)
-    if all(
-        is_enumerated(site) for site in latent_sites(probe).values() if in_plate(site, gen.plate)
-    ):
+    if _is_summed_out(gen, probe, batch):
         return _given_labels(gen, batch, draws)
+    if all(in_plate(site, gen.plate) for site in latent_sites(probe).values()):
+        chains = _ImputationChains(gen, gen.model, gen.guide, compile, progress)
+        return chains.draw(batch, draws, num_steps)
     parts = []
     for _ in range(draws):
         drawn = _trace(gen.guide, (None, batch[1]))
@@ -227,7 +289,8 @@ def _impute(
             poutine.replay(program, trace=_shared(drawn, gen.plate))
             for program in (gen.model, gen.guide)
         )
-        parts.append(_ImputationChains(gen, model, guide, compile).draw(batch, 1, num_steps))
+        chains = _ImputationChains(gen, model, guide, compile, progress, draws)
+        parts.append(chains.draw(batch, 1, num_steps))
     completed, kinds, acceptance = zip(*parts, strict=True)
     return torch.cat(completed), kinds[0], torch.stack(acceptance).mean(0)
 
@@ -235,6 +298,18 @@ def _impute(
 def _is_partly_observed(probe: poutine.Trace) -> bool:
     """Whether missing rows of x are latent sites of the program."""
     return any(site["name"] == "x" for site in completed_sites(probe))
+
+
+def _is_summed_out(gen: GenerativeModel, probe: poutine.Trace, batch: tuple) -> bool:
+    """Whether there are latents, and those of the rows are all enumerated by the model alone."""
+    latents = latent_sites(probe)
+    rows = {name: site for name, site in latents.items() if in_plate(site, gen.plate)}
+    if not latents or not all(map(is_enumerated, rows.values())):
+        return False
+    if not rows:
+        return True
+    x = torch.where(batch[0].isnan(), _distribution(probe).sample(), batch[0])
+    return rows.keys().isdisjoint(latent_sites(_trace(gen.guide, (x, *batch[1:]))))
 
 
 def _partly_observed(gen: GenerativeModel, batch: tuple, draws: int) -> tuple[Tensor, str, Tensor]:
@@ -255,6 +330,7 @@ def _given_labels(gen: GenerativeModel, batch: tuple, draws: int) -> tuple[Tenso
     Then of x given both.
     """
     x = batch[0]
+    check_support(gen, *batch, missing=False)  # latents are drawn given a density of what is there
     values = posterior_of(gen, batch, draws, discrete=True)
     completed = []
     for draw in range(draws):
@@ -302,6 +378,8 @@ class _ImputationChains:
     model: Callable
     guide: Callable
     compile: Choice
+    progress: Progress
+    times: int = 1  # that chains like these are run
 
     def draw(self, batch: tuple, draws: int, num_steps: int) -> tuple[Tensor, str, Tensor]:
         """Completed rows ``(draws, B, *event)``, their kind.
@@ -310,9 +388,10 @@ class _ImputationChains:
         """
         state = _trace(self.model, batch)
         if not self._locals(state):
-            return *completions(_distribution(state), batch[0], draws, num_steps), torch.ones(
-                len(batch[0]), device=batch[0].device
-            )
+            self.progress.total = self.times * num_steps
+            with counting(self.progress):
+                done = completions(_distribution(state), batch[0], draws, num_steps)
+            return *done, torch.ones(len(batch[0]), device=batch[0].device)
         x: Any
         x, context = (
             None if part is None else part.repeat(draws, *[1] * (part.ndim - 1)) for part in batch
@@ -331,6 +410,7 @@ class _ImputationChains:
         early = max(1, num_steps // 10)
         filled = conditional(_distribution(start), x, seen).sample()
         proposal = self._propose((filled, context))
+        self._check_enumerated(start, proposal.guide)
         kind = _kind(proposal, self.gen.plate)
         latents = proposal.guide
         sites: Mapping[str, Any] = start.nodes
@@ -339,6 +419,7 @@ class _ImputationChains:
         def step(filled: Tensor, corrected: Tensor, *values: Tensor) -> list[Tensor]:
             return self._step((filled, context), seen, corrected, latents, values)
 
+        self.progress.total = self.times * (early + num_steps)
         repeat = Repeat(step, early + num_steps, self.compile, missing=False)
         with validation(False):  # the runs above were validated
             for corrected in rate.new_tensor(
@@ -346,6 +427,7 @@ class _ImputationChains:
             ):
                 ((filled, accepted, *values),) = repeat([Call(own=(filled, corrected, *values))])
                 rate += accepted * corrected / num_steps
+                self.progress.advance()
             state = self._at(values, latents, (filled, context))
         return conditional(_distribution(state), filled, seen).sample(), kind, rate
 
@@ -401,20 +483,26 @@ class _ImputationChains:
 
     def _locals(self, trace: poutine.Trace) -> dict[str, dict[str, Any]]:
         """The latent sites inside the data plate."""
-        sites = {
+        return {
             name: site
             for name, site in latent_sites(trace).items()
             if in_plate(site, self.gen.plate)
         }
-        for name in sites:
-            if is_enumerated(sites[name]):
+
+    def _check_enumerated(self, model: poutine.Trace, guide: poutine.Trace) -> None:
+        """Refuses local latents that only the model enumerates: a chain has no draw to move them by.
+
+        Those of the guide are drawn from it, whether objectives enumerate them or not.
+        """
+        drawn = latent_sites(guide)
+        for name, site in self._locals(model).items():
+            if is_enumerated(site) and name not in drawn:
                 raise NotImplementedError(
                     "expected local latents that the guide draws, got the enumerated site "
                     f"'{name}'; add it to the "
                     "guide, or sum it out in the distribution of 'x' (a mixture: "
                     "pyro.distributions.MixtureSameFamily)"
                 )
-        return sites
 
 
 def _distribution(trace: poutine.Trace) -> Any:

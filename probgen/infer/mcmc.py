@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from probgen.compile.tracing import NotCompilable
 from probgen.core import checks
@@ -17,6 +17,7 @@ from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
+from probgen.core.progress import Progress, Reported, check_progress
 from probgen.core.turns import own_random_state
 from probgen.infer.log_density import LogDensity
 from probgen.infer.nuts import (
@@ -86,7 +87,7 @@ def mcmc(
     dtype: torch.dtype | None = None,
     sampler: ChainSampler | None = None,
     save_warmup: bool = False,
-    progress: bool = True,
+    progress: Reported = None,
 ) -> Chains:
     r"""Draws from the exact posterior of every continuous latent site, by the No-U-Turn sampler.
 
@@ -124,8 +125,9 @@ def mcmc(
         :class:`Nutpie` or :class:`PyroNUTS`; one that is given does not give way to another.
     save_warmup : bool
         Whether to keep the steps that adapt.
-    progress : bool
-        Whether to show a bar where there is a terminal.
+    progress : bool, float or None
+        Rate and time left: in one line that is renewed where there is a terminal; elsewhere nothing,
+        with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
 
     Returns
     -------
@@ -161,7 +163,8 @@ def mcmc(
     checks.is_seed(**checks.given(seed=seed))
     checks.within("(0, 1)", target_accept=target_accept)
     checks.instance(torch.dtype, **checks.given(dtype=dtype))
-    checks.flag(save_warmup=save_warmup, progress=progress)
+    checks.flag(save_warmup=save_warmup)
+    check_progress(progress)
     with own_random_state(seed):
         if seed is None:
             torch.seed()
@@ -172,13 +175,19 @@ def mcmc(
         scaled, u = starts(log_density, batch, init, chains)
         density: Any = scaled
         chain = ready(sampler, density, scaled.loc)
-        with tqdm(
-            total=chains * (tune + draws), disable=None if progress else True, unit="step"
-        ) as bar:
-            plan = ChainPlan(tune, draws, target_accept, max_tree_depth, bar.update)
+        with Progress("mcmc", chains * (tune + draws), asked=progress) as shown:
+            told = partial(_place, shown, tune, tune + draws)
+            advance = partial(shown.advance, 1, told)
+            plan = ChainPlan(tune, draws, target_accept, max_tree_depth, advance)
             walks = _walks(chain, scaled.v(u), seeds, plan)
         warmup = _chains(scaled, walks, slice(0, tune)) if save_warmup else None
         return _chains(scaled, walks, slice(tune, None), warmup)
+
+
+def _place(progress: Progress, tune: int, steps: int) -> str:
+    """In which chain the steps are, and whether they still adapt."""
+    chain, step = divmod(int(progress.done) - 1, steps)
+    return f"chain {chain + 1}" + ", adapting" * (step < tune)
 
 
 def as_program(gen: GenerativeModel | Callable[..., Any], *batch: Any) -> GenerativeModel:

@@ -34,7 +34,7 @@ from probgen.distributions.graphical.linear_gaussian import (
     network_distribution,
     regression,
 )
-from probgen.distributions.graphical.nodes import LinearGaussian, Table
+from probgen.distributions.graphical.nodes import LinearGaussian, ProbabilityTable
 from probgen.distributions.graphical.separation import separated
 from probgen.distributions.graphical.states import (
     checked_states,
@@ -45,7 +45,7 @@ from probgen.distributions.graphical.states import (
 )
 from probgen.distributions.support import check_columns
 
-__all__ = ["BayesianNetwork", "LinearGaussian", "Table"]
+__all__ = ["BayesianNetwork", "LinearGaussian", "ProbabilityTable"]
 
 _TABULATED = 2**20
 _asked = explained_by("give what is known as rows: x=network.row({word}=...)")
@@ -61,7 +61,7 @@ class BayesianNetwork(DistributionModule):
     The columns of x ``(*batch, D)`` are those of the nodes, in the order in which they are given.
     What is exact:
 
-    - *All nodes discrete* (:class:`Table`, or any conditional whose support is finite, networks
+    - *All nodes discrete* (:class:`ProbabilityTable`, or any conditional whose support is finite, networks
       included): missing entries (NaN) are summed out by variable elimination, and ``impute``,
       :meth:`marginals`, :meth:`mode` follow.
     - *All nodes* :class:`LinearGaussian`: the joint distribution is normal, missing entries are
@@ -102,8 +102,8 @@ class BayesianNetwork(DistributionModule):
     ----------
     Koller, Friedman (2009), Probabilistic Graphical Models
 
-    >>> rain, wet = Table(2, probs=torch.tensor([0.8, 0.2])), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
-    >>> network = BayesianNetwork({"rain": rain, "wet": Table(2, (2,), probs=wet)}, {"wet": ["rain"]})
+    >>> rain, wet = ProbabilityTable(2, probs=torch.tensor([0.8, 0.2])), torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    >>> network = BayesianNetwork({"rain": rain, "wet": ProbabilityTable(2, (2,), probs=wet)}, {"wet": ["rain"]})
     >>> network.marginals(network.row(wet=1.0))["rain"]
     tensor([[0.3077, 0.6923]])
     """
@@ -124,7 +124,7 @@ class BayesianNetwork(DistributionModule):
         checks.at_least(0, context=context)
         checks.at_least(1, limit=limit)
         named = {f"conditionals[{name!r}]": part for name, part in conditionals.items()}
-        checks.instance(nn.Module, "pass a Table, a LinearGaussian or a head", **named)
+        checks.instance(nn.Module, "pass a ProbabilityTable, a LinearGaussian or a head", **named)
         super().__init__()
         self.context_size = context
         self.limit = limit
@@ -138,7 +138,7 @@ class BayesianNetwork(DistributionModule):
         self.conditionals = nn.ModuleList(conditionals.values())
         self._linear = all(isinstance(part, LinearGaussian) for part in self.conditionals)
         self._check_tables()
-        tables = all(isinstance(part, Table) for part in self.conditionals)
+        tables = all(isinstance(part, ProbabilityTable) for part in self.conditionals)
         discrete = None not in self.graph.levels
         sizes: Iterable[Any] = (self.graph.shape(name) for name in conditionals)
         self._tabular = discrete and (tables or sum(map(prod, sizes)) <= _TABULATED)
@@ -179,7 +179,7 @@ class BayesianNetwork(DistributionModule):
         states : mapping of str to int or sequence of str
             The states of each node by name, or how many there are.
         pseudo_count, equivalent_sample_size : float
-            What every table gets, see :class:`Table`.
+            What every table gets, see :class:`ProbabilityTable`.
 
         >>> from probgen.infer.em import em
         >>> network = BayesianNetwork.of_states(
@@ -198,7 +198,7 @@ class BayesianNetwork(DistributionModule):
             "equivalent_sample_size": equivalent_sample_size,
         }
         nodes = {
-            name: Table(k, [levels[p] for p in (parents or {}).get(name, ())], **own)
+            name: ProbabilityTable(k, [levels[p] for p in (parents or {}).get(name, ())], **own)
             for name, k in levels.items()
         }
         named = {name: words for name, words in states.items() if not isinstance(words, int)}
@@ -214,7 +214,7 @@ class BayesianNetwork(DistributionModule):
             return DirectedDistribution(nodes, blank, self.limit)
         tables = [
             part.log_probs
-            if isinstance(part, Table) and not node.own
+            if isinstance(part, ProbabilityTable) and not node.own
             else family_table(nodes, index, blank)[0]
             for index, (part, node) in enumerate(zip(self.conditionals, nodes, strict=True))
         ]
@@ -256,7 +256,7 @@ class BayesianNetwork(DistributionModule):
     def labels(self) -> dict[str, dict[str, list[str]]]:
         """What :func:`probgen.to_arviz` calls the columns: ``to_arviz(gen, x, **gen.labels)``.
 
-        >>> BayesianNetwork({"a": Table(2), "b": Table(2)}).labels
+        >>> BayesianNetwork({"a": ProbabilityTable(2), "b": ProbabilityTable(2)}).labels
         {'coords': {'node': ['a', 'b']}, 'dims': {'x': ['node']}}
         """
         pairs = list(zip(self.graph.names, self.graph.columns, strict=True))
@@ -277,7 +277,7 @@ class BayesianNetwork(DistributionModule):
         ValueError
             For nodes and states that there are not.
 
-        >>> BayesianNetwork({"rain": Table(2)}, states={"rain": ("no", "yes")}).row(rain="yes")
+        >>> BayesianNetwork({"rain": ProbabilityTable(2)}, states={"rain": ("no", "yes")}).row(rain="yes")
         tensor([[1.]])
         """
         columns = {name: [value] for name, value in values.items()}
@@ -301,7 +301,8 @@ class BayesianNetwork(DistributionModule):
         TypeError
             For what is no table.
 
-        >>> network = BayesianNetwork({"rain": Table(2), "n": Table(3)}, states={"rain": ("no", "yes")})
+        >>> nodes = {"rain": ProbabilityTable(2), "n": ProbabilityTable(3)}
+        >>> network = BayesianNetwork(nodes, states={"rain": ("no", "yes")})
         >>> network.rows({"rain": ["yes", None], "n": [0, 2]})
         tensor([[1., 0.],
                 [nan, 2.]])
@@ -319,7 +320,8 @@ class BayesianNetwork(DistributionModule):
         ValueError
             For numbers that are no codes (means of draws).
 
-        >>> network = BayesianNetwork({"rain": Table(2), "n": Table(3)}, states={"rain": ("no", "yes")})
+        >>> nodes = {"rain": ProbabilityTable(2), "n": ProbabilityTable(3)}
+        >>> network = BayesianNetwork(nodes, states={"rain": ("no", "yes")})
         >>> network.names_of(torch.tensor([[1.0, 2.0], [torch.nan, 0.0]]))
         {'rain': ['yes', None], 'n': [2, 0]}
         """
@@ -392,7 +394,7 @@ class BayesianNetwork(DistributionModule):
 
         ``(*batch, *levels)``; for ``likelihood`` see :meth:`marginals`.
 
-        >>> coins = BayesianNetwork({"a": Table(2), "b": Table(2)})
+        >>> coins = BayesianNetwork({"a": ProbabilityTable(2), "b": ProbabilityTable(2)})
         >>> coins.joint(coins.row(b=1.0), "a", "b")
         tensor([[[0.0000, 0.5000],
                  [0.0000, 0.5000]]])
@@ -487,7 +489,7 @@ class BayesianNetwork(DistributionModule):
         ``sample``, ``impute`` and ``log_likelihood`` take it like any other; for ``likelihood`` see
         :meth:`marginals`. It shares its tables with this network.
 
-        >>> coin = BayesianNetwork({"a": Table(2)})
+        >>> coin = BayesianNetwork({"a": ProbabilityTable(2)})
         >>> coin.given({"a": [0.9, 0.1]})().log_prob(coin.row(a=0)).exp()
         tensor([0.9000], grad_fn=<ExpBackward0>)
         """
@@ -612,7 +614,9 @@ class BayesianNetwork(DistributionModule):
 
     def penalty(self, statistics: dict[str, Tensor]) -> Tensor | float:
         """What pseudo-counts make the M-step subtract from the log-likelihood."""
-        return sum(part.penalty() for part in self.conditionals if isinstance(part, Table))
+        return sum(
+            part.penalty() for part in self.conditionals if isinstance(part, ProbabilityTable)
+        )
 
     @torch.no_grad()
     def initialize(
@@ -643,7 +647,7 @@ class BayesianNetwork(DistributionModule):
             )
 
     def _check_em(self) -> None:
-        tables = all(isinstance(part, Table) for part in self.conditionals)
+        tables = all(isinstance(part, ProbabilityTable) for part in self.conditionals)
         if self.graph.conditioned(*self.graph.names) or not (self._linear or tables):
             raise ValueError(
                 "expected a network of tables, or of linear-Gaussian nodes, without a context; use "
@@ -722,14 +726,14 @@ class BayesianNetwork(DistributionModule):
         for name, part in zip(self.graph.names, self.conditionals, strict=True):
             shape = self.graph.shape(name)
             if (
-                isinstance(part, Table)
+                isinstance(part, ProbabilityTable)
                 and not self.graph.conditioned(name)
                 and part.logits.shape != shape
             ):
                 raise ValueError(
                     f"expected a table of shape {shape} at '{name}' (levels of its parents, its "
                     "own; None: not discrete"
-                    f"), got {tuple(part.logits.shape)}; give Table the levels of "
+                    f"), got {tuple(part.logits.shape)}; give ProbabilityTable the levels of "
                     f"{self.graph.parents[name]}"
                 )
 
@@ -740,7 +744,11 @@ def _check_dims(
     """Refuses tables of other dims than their parents, before anything is read off them."""
     for name, part in conditionals.items():
         above = tuple(parents.get(name, ()))
-        if isinstance(part, Table) and CONTEXT not in above and part.logits.ndim != len(above) + 1:
+        if (
+            isinstance(part, ProbabilityTable)
+            and CONTEXT not in above
+            and part.logits.ndim != len(above) + 1
+        ):
             raise ValueError(
                 f"expected a table of {len(above) + 1} dims at '{name}', those of its parents "
                 f"{above} and its own, got one of shape {tuple(part.logits.shape)}; give a "
@@ -748,13 +756,13 @@ def _check_dims(
             )
 
 
-def _table_of(name: str, table: Any) -> Table:
+def _table_of(name: str, table: Any) -> ProbabilityTable:
     """A node of given probabilities; what is wrong with them is told with its name."""
     probs = table if isinstance(table, Tensor) else torch.as_tensor(table)
     try:
         if probs.ndim == 0:
             raise ValueError(f"expected one probability for each value, got {probs.item():g}")
-        return Table(probs.shape[-1], probs.shape[:-1], probs=probs)
+        return ProbabilityTable(probs.shape[-1], probs.shape[:-1], probs=probs)
     except ValueError as error:
         raise ValueError(f"table of '{name}': {error}") from None
 

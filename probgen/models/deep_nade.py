@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 
 from probgen.core import checks
 from probgen.core.contexts import batch_of, received
+from probgen.core.missing import MissingAware
 from probgen.core.module import DistributionModule
 from probgen.distributions.any_order import AllOrders, ObservedFirst
 from probgen.distributions.autoregressive import Autoregressive, Conditions
@@ -48,8 +49,8 @@ class DeepNADE(DistributionModule):
 
     a *bound* in expectation: unbiased for the mean of the log-densities, not for the density.
 
-    Missing entries (NaN) are integrated out where they come last in every order; :meth:`completion`
-    draws those of any pattern.
+    Missing entries (NaN) are integrated out where they come last in every order; in training the
+    orders put them last, and :meth:`completion` draws those of any pattern.
 
     Parameters
     ----------
@@ -151,7 +152,9 @@ class DeepNADE(DistributionModule):
         parts = [features.flatten(-2), seen.to(features)]
         parts += [] if context is None else [context.expand(*x.shape[:-1], -1)]
         raw = self.net(self.start(self.first(torch.cat(parts, -1))))
-        return self.head.distribution(raw.unflatten(-1, (-1, self.dims)).movedim(-2, 0))
+        return MissingAware(
+            self.head.distribution(raw.unflatten(-1, (-1, self.dims)).movedim(-2, 0))
+        )
 
     def ordered(self, order: Tensor, context: Tensor | None = None) -> Autoregressive:
         """The distribution in any order ``(D,)``, with exact density.

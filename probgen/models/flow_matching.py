@@ -33,10 +33,11 @@ class FlowMatching(DistributionModule):
               L = \mathbb E \left| v_\theta(t, x_t, c) - \frac{d}{dt}\big(a(t)\, x + b(t)\, z\big)
               \right|^2
 
-    Train it by ``fit(gen, x, Denoising())``: no equation is solved then. Draws and densities solve
-    it, as those of a :class:`ContinuousFlow <probgen.models.continuous_flow.ContinuousFlow>`: the
-    density is *exact* up to small tolerances, a *bound* with random probes, *approximate* with
-    steps of one size. Maximum likelihood, the default objective, trains it too.
+    ``fit(gen, x)`` minimizes this loss, that of ``Denoising()``: no equation is solved then. Draws
+    and densities solve it, as those of a :class:`ContinuousFlow
+    <probgen.models.continuous_flow.ContinuousFlow>`: the density is *exact* up to small tolerances,
+    a *bound* with random probes, *approximate* with steps of one size. Maximum likelihood,
+    ``fit(gen, x, ELBO())``, trains it too, and is slow.
     ``gen(context).using(Midpoint(10)).sample((n,))`` samples with 20 calls of the network, and
     ``using(Midpoint(10), guidance=3.0)`` guided by a rule of :mod:`probgen.guidance`, a number being
     the weight of classifier-free guidance.

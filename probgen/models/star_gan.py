@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.construction import Recorded
-from probgen.core.contexts import is_labels
+from probgen.core.contexts import is_labels, one_hot_call
 from probgen.core.modes import infers
 from probgen.core.module import DistributionModule, data_plate
 from probgen.core.program import Program
@@ -43,12 +43,28 @@ class _Changed(Recorded, nn.Module):
             raise TypeError(
                 "StarGAN: expected rows to change, got None; call gen.translate(x, attributes)"
             )
+        if attributes is not None:
+            self.check(x, attributes)
         with data_plate(x):
             asked = pyro.sample("attributes", self.attributes(), obs=attributes)
             none = dist.Normal(x.new_zeros(0), 1.0).to_event(1)
             generator = _OfRows(self.generator, x)
             changed = Implicit(generator, none, x.shape[1:], context=asked, trained_by=OBJECTIVE)
             return pyro.sample("x", changed, obs=x)
+
+    def check(self, x: Tensor, attributes: Tensor, one_for_all: str = "") -> None:
+        """Refuses labels, and vectors of another length than p(c) has; ``ValueError``."""
+        (width,) = self.attributes().event_shape
+        labels = is_labels(attributes, 1, width, attributes.shape[-1:] == (width,))
+        if attributes.shape[-1:] == (width,) and not labels:
+            return
+        column = attributes.ndim < 2 or attributes.shape[-1] == 1
+        how = one_hot_call(attributes if column else attributes[..., 0], width)
+        raise ValueError(
+            f"expected attributes ({x.shape[0] if x.ndim else 1}, {width}){one_for_all}, got "
+            f"{attributes.dtype} of shape {tuple(attributes.shape)}; give one-hot categories side "
+            f"by side, {how} if there is one"
+        )
 
 
 class StarGAN(Program):
@@ -122,7 +138,9 @@ class StarGAN(Program):
         """
         checks.instance(Tensor, x=x, attributes=attributes)
         checks.at_least(1, max_rows=max_rows)
-        self._check_attributes(x, attributes)
+        program: _Changed = self._model  # type: ignore[assignment]
+        (width,) = program.attributes().event_shape
+        program.check(x, attributes, f", or ({width},) for all rows")
         if attributes.ndim not in (1, 2) or (attributes.ndim == 2 and len(attributes) != len(x)):
             raise ValueError(
                 f"expected attributes ({len(x)}, K), a row for each of x, got "
@@ -131,17 +149,3 @@ class StarGAN(Program):
         asked = attributes.expand(len(x), attributes.shape[-1])
         pairs = zip(x.split(max_rows), asked.split(max_rows), strict=True)
         return torch.cat([self.generator(rows, wanted) for rows, wanted in pairs])
-
-    def _check_attributes(self, x: Tensor, attributes: Tensor) -> None:
-        """Refuses labels, and vectors of another length than the attributes of training have."""
-        program: _Changed = self._model  # type: ignore[assignment]
-        (width,) = program.attributes().event_shape
-        fits = attributes.ndim > 0 and attributes.shape[-1] == width
-        if fits and not is_labels(attributes, 1, width, fits):
-            return
-        raise ValueError(
-            f"expected attributes ({len(x)}, {width}), or ({width},) for all rows, got "
-            f"{attributes.dtype} of shape {tuple(attributes.shape)}; give them as training "
-            f"has them: one-hot categories side by side, "
-            f"torch.nn.functional.one_hot(labels, {width}).float() if there is one"
-        )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from probgen.core import checks
 from probgen.core.contexts import distribution_given, size_of
@@ -13,6 +16,7 @@ from probgen.core.missing import fill_missing
 from probgen.core.modes import infers
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.penalty import penalty
+from probgen.core.supports import support_of
 from probgen.core.turns import same_random_state
 from probgen.distributions.straight_through import straight_through
 from probgen.nn.quantizers import Quantization, Quantizer
@@ -96,6 +100,7 @@ class VQVAE(LatentVariableModel):
         self.context_ndim = prior.context_ndim
         self._places = decoder.context_ndim - 1
         self._prior_ndim = _event_ndim(prior, self._places)
+        _check_levels(prior, quantizer.num_codes)
 
     def model(self, x: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         with data_plate(x, context):
@@ -110,11 +115,11 @@ class VQVAE(LatentVariableModel):
         with data_plate(x, context):
             made = self.encode(x)
             token = self._as_events(made.token.to(made.code.dtype))
-            places = tuple(range(-self._places, 0))
             pyro.sample("k", dist.Delta(token, event_dim=self._prior_ndim))
-            code = dist.Delta(made.code.movedim(-1, places[0] - 1), event_dim=len(places) + 1)
-            pyro.sample("code", straight_through(code))
-            penalty("commitment", made.commitment.sum(places))
+            code = made.code.movedim(-1, -1 - self._places)
+            pyro.sample("code", straight_through(dist.Delta(code, event_dim=self._places + 1)))
+            weight = made.commitment
+            penalty("commitment", weight.flatten(-self._places).sum(-1) if self._places else weight)
 
     def encode(self, x: Tensor) -> Quantization:
         """Codes ``(*batch, *places, dim)``, tokens and commitment ``(*batch, *places)``; NaN enters as 0."""
@@ -148,15 +153,40 @@ class VQVAE(LatentVariableModel):
         return token.reshape(*lead, *ones, *token.shape[len(lead) :])
 
 
-def _event_ndim(prior: DistributionModule, places: int) -> int:
-    """Event dims of the prior: those of the places, or one for a single channel before them."""
+def _given_nothing(prior: DistributionModule) -> Any:
+    """The distribution of a prior as it is now; ``None`` where it cannot tell without a context."""
     size = size_of(prior) or 0
     context = torch.zeros(1, size) if size and prior.context_ndim == 1 else None
     try:
         with torch.no_grad(), same_random_state():
-            event = prior(context).event_shape
+            return prior(context)
     except (RuntimeError, ValueError, TypeError):
+        return None
+
+
+def _check_levels(prior: DistributionModule, num_codes: int) -> None:
+    """Refuses a prior of other numbers than those of the codes, where it tells them."""
+    distribution = _given_nothing(prior)
+    support = None if distribution is None else support_of(distribution)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    low, high = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
+    ends = [
+        int(end) for end in (low, high) if end is not None and torch.as_tensor(end).numel() == 1
+    ]
+    if len(ends) == 2 and ends != [0, num_codes - 1]:
+        raise ValueError(
+            f"expected a prior of tokens 0, 1, ..., {num_codes - 1}, the numbers of the codes, got "
+            f"one of {ends[0]}, ..., {ends[1]}; give prior and quantizer one number of them"
+        )
+
+
+def _event_ndim(prior: DistributionModule, places: int) -> int:
+    """Event dims of the prior: those of the places, or one for a single channel before them."""
+    distribution = _given_nothing(prior)
+    if distribution is None:
         return places
+    event = distribution.event_shape
     fits = len(event) == places or (len(event) == places + 1 and event[0] == 1)
     if not fits:
         raise ValueError(

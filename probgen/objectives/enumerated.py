@@ -17,6 +17,7 @@ from probgen.core.sites import densities, is_enumerated
 from probgen.core.sums import sum_of
 from probgen.objectives.base import Objective, check_pair
 from probgen.objectives.baselines import refuse_baselines
+from probgen.objectives.denoising import Denoising, HasDenoisingLoss
 from probgen.objectives.elbo import ELBO
 
 if TYPE_CHECKING:
@@ -116,9 +117,11 @@ class EnumeratedELBO(Objective):
 
 @infers
 def default_objective(gen: GenerativeModel, *batch: Any) -> Objective:
-    """The evidence lower bound for a model.
+    """The evidence lower bound for a model, or the loss that its family is named after.
 
-    :class:`EnumeratedELBO` if it has sites to enumerate, else :class:`ELBO`.
+    :class:`EnumeratedELBO` if it has sites to enumerate; :class:`Denoising
+    <probgen.objectives.Denoising>` for rows whose density costs the solution of an equation, while
+    their own loss does not (flow matching); else :class:`ELBO`.
 
     Runs guide and model once on the batch, in eval mode; the random state is left as it was.
 
@@ -137,4 +140,13 @@ def default_objective(gen: GenerativeModel, *batch: Any) -> Objective:
     options |= {"vectorized": gen.vectorized}
     if any(is_enumerated(site) for site in latent):
         return EnumeratedELBO(**options)
+    if not latent and _is_matched(run[0].nodes.get("x")):
+        return Denoising()
     return ELBO(plate=gen.plate, **options)
+
+
+def _is_matched(site: Any) -> bool:
+    """Whether rows have a loss of their own that is far cheaper than their density."""
+    distribution = None if site is None else site["fn"]
+    cheap = isinstance(distribution, HasDenoisingLoss)
+    return cheap and getattr(distribution, "costly_density", False)

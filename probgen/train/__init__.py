@@ -1,20 +1,25 @@
 """One loop for every model and objective, its record, and states on disk."""
 
+from probgen.train.callbacks import Every
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning, History
 from probgen.train.labeled import Labeled
+from probgen.train.loggers import Logger
 from probgen.train.pairs import Pairs
 from probgen.train.run import NonFiniteLoss, Run
 from probgen.train.saved import load, save
+from probgen.train.snapshots import snapshots
 from probgen.train.stages import Stage
 from probgen.train.unpaired import Unpaired
 
 __all__ = [
     "CheckpointError",
+    "Every",
     "FitWarning",
     "History",
     "Labeled",
+    "Logger",
     "NonFiniteLoss",
     "Pairs",
     "Run",
@@ -24,4 +29,5 @@ __all__ = [
     "fit",
     "load",
     "save",
+    "snapshots",
 ]

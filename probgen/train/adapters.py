@@ -47,6 +47,9 @@ INSTEAD: Mapping[type, str] = {
 }
 
 
+TAKES = "let it take the model, the guide and what the model takes"
+
+
 class PlainLoss(Objective):
     """A function ``loss(model, guide, *batch) -> scalar`` as an objective.
 
@@ -84,8 +87,7 @@ class PlainLoss(Objective):
         try:
             value = self.loss(model, guide, *batch)
         except TypeError:
-            takes = "let it take the model, the guide and what the model takes"
-            check_arguments("loss", self.loss, (model, guide, *batch), takes)
+            check_arguments("loss", self.loss, (model, guide, *batch), TAKES)
             raise
         if not torch.is_tensor(value) or value.ndim:
             name = getattr(self.loss, "__qualname__", type(self.loss).__name__)
@@ -102,6 +104,21 @@ class PlainLoss(Objective):
                 "differentiable_loss"
             )
         return value
+
+
+def check_loss_takes(objective: Any, gen: Any, batch: tuple, how: str = "") -> None:
+    """Refuses batches that an objective does not take, by its signature; ``TypeError``.
+
+    >>> class WithoutData(Objective):
+    ...     def differentiable_loss(self, model, guide):
+    ...         return torch.zeros(())
+    >>> check_loss_takes(WithoutData(), nn.Identity(), (torch.ones(3),))
+    Traceback (most recent call last):
+    TypeError: expected the arguments of the loss (model, guide), got 3 (...); let it take the ...
+    """
+    loss = objective.loss if isinstance(objective, PlainLoss) else objective.differentiable_loss
+    programs = (getattr(gen, "model", None), getattr(gen, "guide", None))
+    check_arguments("loss", loss, (*programs, *batch), how or TAKES)
 
 
 def as_objective(objective: Any) -> Any:

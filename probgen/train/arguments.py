@@ -10,7 +10,9 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from probgen.core import checks
+from probgen.core.progress import check_progress
 from probgen.train.adapters import as_objective
+from probgen.train.loggers import loggers_in
 from probgen.train.optimizers import as_optimizer
 
 # what an option does nothing without, and what that is
@@ -19,6 +21,7 @@ NEEDS = {
     "validate_every": ("validation", "held-out rows"),
     "resume": ("checkpoint", "the path of a file"),
     "checkpoint_every": ("checkpoint", "the path of a file"),
+    "log_every": ("logger", "lightning_fabric.loggers.CSVLogger('logs')"),
 }
 
 
@@ -96,6 +99,16 @@ def _callbacks(**values: Any) -> None:
     checks.functions("pass a list of functions of the run: [lambda run: ...]", **values)
 
 
+def _progress(**values: Any) -> None:
+    for value in values.values():
+        check_progress(value)
+
+
+def _loggers(**values: Any) -> None:
+    for value in values.values():
+        loggers_in(value)
+
+
 # what may be None
 CHECKS: Mapping[tuple[str, ...], Callable[..., None]] = {
     (
@@ -114,9 +127,12 @@ CHECKS: Mapping[tuple[str, ...], Callable[..., None]] = {
     ("checkpoint",): checks.path,
     ("fabric",): _fabric,
     ("seed",): checks.is_seed,
+    ("progress",): _progress,
+    ("logger",): _loggers,
+    ("log_every",): _sizes,
 }
 REQUIRED: Mapping[tuple[str, ...], Callable[..., None]] = {
-    ("drop_last", "resume", "progress", "verdict"): checks.flag,
+    ("drop_last", "resume", "verdict"): checks.flag,
     ("compile",): _compile,
     ("callbacks",): _callbacks,
 }

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from probgen.core.entry import as_rows
 from probgen.core.keywords import called_as
-from probgen.core.missing import has_missing
+from probgen.core.missing import MissingSearch
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.rows import RowLayout, row_layout, tensors_of
@@ -167,7 +167,8 @@ class InMemory:
         self.epoch = 0
         self.position = 0
         self._order: Iterator[Tensor] | None = None
-        self._missing: bool | None = None
+        self._missing = MissingSearch()
+        self._telling: tuple[RowLayout, list[int]] | None = None
 
     def to(self, device: torch.device) -> None:
         """Moves the rows to a device, if half of its free memory holds them."""
@@ -186,11 +187,7 @@ class InMemory:
         size = min(self.batch_size, self._used)
         if size == self.rows:
             return None
-        telling = [
-            row
-            for part, dim in self.layout.rows(self.data)
-            for row in _telling_rows(part.movedim(dim, 0))
-        ]
+        telling = self._telling_rows()
         used: Sequence[int] = range(self.rows)
         if self.weights is not None:
             used = self.weights.used.tolist()
@@ -198,6 +195,14 @@ class InMemory:
         # the number of the last lies past the batch: a program that looks it up there will fail
         chosen = list(dict.fromkeys([used[-1], *telling, *used[:size]]))[:size]
         return torch.tensor(sorted(chosen))
+
+    def _telling_rows(self) -> list[int]:
+        """Looked for once, as long as the arguments that hold rows stay the same."""
+        if self._telling is None or self._telling[0] is not self.layout:
+            parts = self.layout.rows(self.data)
+            found = [row for part, dim in parts for row in _telling_rows(part.movedim(dim, 0))]
+            self._telling = self.layout, found
+        return self._telling[1]
 
     def whole(self) -> None:
         """From here on every batch holds all rows."""
@@ -264,9 +269,7 @@ class InMemory:
         return [] if selection is None else [selection]
 
     def missing(self, selection: Selection) -> bool:
-        if self._missing is None:
-            self._missing = any(map(has_missing, tensors_of(self.data)))
-        return self._missing
+        return self._missing(tensors_of(self.data))
 
     def alike(self) -> int:
         if self._whole() or not self.left_over():
@@ -312,13 +315,16 @@ def _telling_rows(part: Tensor) -> list[int]:
     flat = part.reshape(len(part), -1)
     if not flat.shape[1]:  # no columns at all
         return []
-    missing = flat.isnan()
-    known = torch.where(missing, 0, flat)
-    rows = [
-        known.argmin() // flat.shape[1],
-        known.argmax() // flat.shape[1],
-        *missing.any(1).nonzero()[:1, 0],
-    ]
+    if flat.dtype == torch.bool:
+        flat = flat.byte()  # PyTorch finds no places of the least of booleans
+    # extremes of each row first: several times faster than to search all entries for a place
+    smallest, largest = flat.aminmax(dim=1)
+    lacking = smallest.isnan().nonzero()[:, 0]
+    if len(lacking):
+        some = flat[lacking]
+        smallest[lacking] = torch.where(some.isnan(), torch.inf, some).amin(1)
+        largest[lacking] = torch.where(some.isnan(), -torch.inf, some).amax(1)
+    rows = [smallest.argmin(), largest.argmax(), *lacking[:1]]
     return [int(row) for row in rows]
 
 
@@ -374,6 +380,7 @@ def as_source(
     by their weights, where the objective does not scale them.
     """
     batch_size = None if batch_size is None else int(batch_size)
+    _check_named(data, gen, rows)
     if isinstance(data, DataForm):
         asked = Request(gen, batch_size, seed, rank, world, weights, drop_last, not drawn)
         return data.source(asked)
@@ -398,6 +405,15 @@ def as_source(
     _iterable(data)
     _check_own_batches(data, batch_size, drop_last)
     return BatchStream(data, world, gen)
+
+
+def _check_named(data: Any, gen: Any, rows: Sequence[str] | None) -> None:
+    """Arguments with rows are named of data in memory alone."""
+    if rows is not None and not in_memory(data, gen):
+        raise ValueError(
+            f"expected rows= with rows in memory, whose arguments it names, got {type(data).__name__}"
+            "; leave rows out: every argument of a batch holds its rows"
+        )
 
 
 def _refuse_iterator(data: Any) -> None:

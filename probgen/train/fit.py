@@ -18,6 +18,7 @@ from probgen.core.modes import inference_mode_of
 from probgen.core.module import GenerativeModel
 from probgen.core.ownership import dense
 from probgen.core.program import Program
+from probgen.core.progress import Reported
 from probgen.core.rows import row_layout
 from probgen.core.runtime import local_parameters, validation
 from probgen.core.turns import own_random_state, training
@@ -25,13 +26,23 @@ from probgen.diagnostics.verdict import verdict as judge
 from probgen.libraries import load
 from probgen.objectives import default_objective
 from probgen.objectives.base import Prepared
-from probgen.train.adapters import as_objective, players_of, teachers, trainable, weighs_rows
+from probgen.train.adapters import (
+    as_objective,
+    check_loss_takes,
+    players_of,
+    teachers,
+    trainable,
+    weighs_rows,
+)
 from probgen.train.arguments import as_scheduler, check_asked
+from probgen.train.callbacks import Callback, each_step
 from probgen.train.checkpoint import CheckpointError, written_alone
 from probgen.train.compiled.policy import Choice, Engine
 from probgen.train.data import Source, as_source, held_out
 from probgen.train.history import INTERRUPTED, FitWarning, History
-from probgen.train.loop import Callback, RunPlan, train
+from probgen.train.interrupted import how_to_go_on
+from probgen.train.loggers import EVERY, Logger, Record
+from probgen.train.loop import RunPlan, train
 from probgen.train.optimizers import Optimizer, as_optimizer, optimizer_of_players
 from probgen.train.pairs import PairStream
 from probgen.train.pools import APART
@@ -91,7 +102,9 @@ def fit(
     resume: bool = False,
     compile: Choice = "auto",
     fabric: Fabric | None = None,
-    progress: bool = True,
+    progress: Reported = None,
+    logger: Logger | Sequence[Logger] | None = None,
+    log_every: int | None = None,
     callbacks: Sequence[Callback] = (),
     seed: int | None = None,
     verdict: bool = True,
@@ -121,7 +134,8 @@ def fit(
         and for an objective that needs no data (a reverse divergence to a given density).
         NaN = missing. A family of sequences takes a list of them, ``(T_b, *entry)`` each.
     objective : Objective, optional
-        Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites.
+        Default: :class:`ELBO`, or :class:`EnumeratedELBO` for programs with enumerated sites, or
+        :class:`Denoising` for flow matching, whose density costs the solution of an equation.
         Pyro's own objectives work where they have a ``differentiable_loss``, and so does a function
         ``loss(model, guide, *arguments)``.
     stages : sequence of Stage, optional
@@ -173,7 +187,9 @@ def fit(
         Stop after so many validations without improvement, and restore the best state.
     checkpoint : path, optional
         File for the whole state, written atomically every ``checkpoint_every`` steps (default: once
-        per epoch) and at the end; Ctrl-C and SIGTERM are seen between steps. With ``resume=True``
+        per epoch) and at the end; Ctrl-C and SIGTERM are seen between steps. After Ctrl-C ``fit``
+        warns where it stopped and returns (:attr:`History.interrupted`); a second one raises
+        ``KeyboardInterrupt``, after the state is written as well. With ``resume=True``
         an existing file is continued exactly: N steps, resume, N more are 2N steps. Its random
         state goes on and its data are expected; learning rates, clip, ema and batch size that are
         asked otherwise now win, with a warning; so do other validation rows, with which
@@ -186,12 +202,22 @@ def fit(
         are then those of that time; tensors, learning rates and annealed weights may change.
     fabric : lightning_fabric.Fabric, optional
         Device, precision and processes; default: this process on the CPU.
-    progress : bool
-        A progress bar where there is a terminal.
+    progress : bool, float or None
+        Loss, rate and time left: in one line that is renewed where there is a terminal, elsewhere
+        in a line every 30 seconds, or every so many as ``progress`` says. ``False``: nothing.
+    logger : Logger or sequence of Logger, optional
+        A logger of ``lightning_fabric.loggers`` (``CSVLogger``, ``TensorBoardLogger``), or another
+        object with ``log_metrics(metrics, step)``, or a list of them: gets loss, parts, gradient
+        norm, learning rates, validation and seconds by name, and the settings of the run where it
+        has ``log_hyperparams``. ``save()`` is called at the end, whatever ended training.
+    log_every : int, optional
+        Steps from one line of the log to the next; default 50. The first step, the last one and
+        those with a validation are told as well. A run that is resumed goes on counting.
     callbacks : sequence of callable
         Called with the :class:`Run` after every step; setting ``run.stop = "reason"`` ends
         training. They share the random state of the run: one that draws changes the steps after it,
-        unless it draws inside ``torch.random.fork_rng()``.
+        unless it draws inside ``torch.random.fork_rng()``. Steps are then made one by one, and not
+        compiled by ``"auto"``; :class:`probgen.train.Every` wraps functions that only read.
     seed : int, optional
         Makes the run reproducible without touching the caller's random state.
     verdict : bool
@@ -214,6 +240,8 @@ def fit(
     CheckpointError
         When ``checkpoint`` cannot be written at the start or exists already, or ``resume`` finds a
         file of another run.
+    KeyboardInterrupt
+        At Ctrl-C before the first step, and at a second one.
 
     >>> from probgen.heads import Gaussian
     >>> from probgen.nn import Constant
@@ -252,18 +280,25 @@ def fit(
                 resume=resume,
                 fabric=fabric,
                 progress=progress,
+                logger=logger,
+                log_every=log_every,
                 seed=seed,
                 verdict=verdict,
             )
     fabric = fabric or _this_process()
     with written_alone(checkpoint, fabric), training(gen), _random_state(seed, fabric):
         file = OnDisk(checkpoint, resume, fabric)
-        work = _Work(gen, whole, fabric, file, seed, progress, checkpoint_every)
-        for number in range(len(whole)):
-            with told(number, len(whole)):
-                goes_on = work.stage(number)
-            if not goes_on:
-                break
+        record = Record(logger, log_every or EVERY)
+        work = _Work(gen, whole, fabric, file, seed, checkpoint_every, progress, record)
+        try:
+            for number in range(len(whole)):
+                with told(number, len(whole)):
+                    goes_on = work.stage(number)
+                if not goes_on:
+                    break
+        finally:
+            if work.history.interrupted and work.now is not None:
+                warnings.warn(how_to_go_on(*work.now, len(whole)), FitWarning, stacklevel=3)
         if verdict and work.judged is not None and work.history.steps:
             _judge(*work.judged)
     return work.history
@@ -288,7 +323,9 @@ class _Work:
     history : History
         The record of all of them so far.
     judged : tuple or None
-        The last run, its validation batches and whether its losses are judged.
+        The last run and its validation batches; none where it was interrupted.
+    now : tuple or None
+        The last run and its plan.
     """
 
     def __init__(
@@ -298,20 +335,23 @@ class _Work:
         fabric: Fabric,
         file: OnDisk,
         seed: int | None,
-        progress: bool,
         checkpoint_every: int | None,
+        progress: Reported,
+        record: Record,
     ):
         self.gen = gen
         self.stages = stages
         self.fabric = fabric
         self.file = file
         self.seed = seed
-        self.progress = progress
         self.checkpoint_every = checkpoint_every
+        self.progress = progress
+        self.record = record
         self.order = _data_seed(fabric)
         self.history = History()
         self.standing = file.standing or Standing(kept=file.path is not None)
-        self.judged: tuple[Run, list[Batch], bool] | None = None
+        self.judged: tuple[Run, list[Batch]] | None = None
+        self.now: tuple[Run, RunPlan] | None = None
         self._at = -1 if file.standing is None else file.standing.number  # where the file goes on
         self._before: _Ready | None = None
         self._left: Left | None = None
@@ -367,6 +407,8 @@ class _Work:
         if stage.validation is not None:
             batches = held_out(stage.validation, source.layout.count(source.peek()), gen)
         check_held_out(gen, batches)
+        for batch in batches[:1]:
+            check_loss_takes(chosen, gen, batch, "give validation rows as the data are")
         return _Ready(stage, source, rows_of, loss, chosen, batches)
 
     def _source(self, number: int, stage: Stage, same: _Ready | None) -> Source:
@@ -431,11 +473,13 @@ class _Work:
             run.watch = GradientWatch(run)
         plan = self._plan(number, run, ready)
         self.history.compiled = ""
-        engine = Engine(run, stage.compile, bool(stage.callbacks))
-        train(run, plan, engine, self.progress, stage.callbacks)
+        engine = Engine(run, stage.compile, each_step(stage.callbacks))
+        self.now = run, plan
+        train(run, plan, engine, stage.callbacks, self.record, self.progress)
         self._tell_compiled(number)
         watched = stage.patience is not None and run.waited >= stage.patience
-        self.judged = run, ready.held_out, _descends(ready.objective) and not watched
+        self.history.descends = _descends(ready.objective) and not watched
+        self.judged = None if self.history.interrupted else (run, ready.held_out)
         if not plan.last:
             self._left = Left(run, stage, plan.goes_on)
 
@@ -521,6 +565,7 @@ def _objective(
     if known is None:
         chosen = default_objective(gen, *batch) if objective is None else as_objective(objective)
         _warn_of_teachers(chosen, gen)
+        check_loss_takes(chosen, gen, batch)
     if patience is not None and not _descends(chosen):
         raise ValueError(
             "expected an objective whose value tells how good the model is, for patience, got "
@@ -568,13 +613,13 @@ def _optimizer(
     return as_optimizer(factory or adam(), named)([p for _, p in named])
 
 
-def _judge(run: Run, batches: list[Batch], judged: bool) -> None:
+def _judge(run: Run, batches: list[Batch]) -> None:
     """Attaches the verdict, and warns; scores are those of the validation batches if there are any.
 
     The loss is not judged where held-out rows ended training, nor in a game.
     """
     with torch.random.fork_rng(), validation(False):
-        history = run.history.since(run.history.stages[-1]) if judged else None
+        history = run.history.since(run.history.stages[-1]) if run.history.descends else None
         seen = run.fabric.to_device(run.source.look())
         gen, batch, data_rows = judged_rows(run.gen, run.source, seen)
         held = [run.fabric.to_device(each) for each in batches]

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from probgen.train.noted import Series
 
 INTERRUPTED = "interrupted"
@@ -49,7 +47,7 @@ class History:
     seconds : float
         Wall time, resumed parts included.
     stopped : str
-        Why training ended.
+        Why training ended: ``"interrupted"`` after Ctrl-C, see :attr:`interrupted`.
     verdict : FitVerdict or None
         Whether the fit should be trusted.
     compiled : str
@@ -58,6 +56,9 @@ class History:
         Wall time spent on it, part of ``seconds``.
     stages : list of int
         At how many steps each stage began; one of them, at 0, where nobody asked for several.
+    descends : bool
+        Whether the course of the losses tells how good the model is: not in a game, nor where
+        held-out rows ended training.
 
     >>> History(loss=[3.0, 2.0], seconds=0.1, stopped="2 steps done")
     History(2 steps, loss 3 -> 2, 0.1 s, 2 steps done)
@@ -77,10 +78,16 @@ class History:
     compiled: str = ""
     compile_seconds: float = 0.0
     stages: list[int] = field(default_factory=lambda: [0])
+    descends: bool = True
 
     @property
     def steps(self) -> int:
         return len(self.loss)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended training, so that the model is not what was asked for."""
+        return self.stopped == INTERRUPTED
 
     def add(self, loss: Sequence[float], gradient_norm: Sequence[float]) -> None:
         """Begins the record of more steps, of one or of several that were made in a row."""
@@ -132,23 +139,6 @@ class History:
         if self.without_gradient:
             text += f"\nno gradient: {listed(self.without_gradient)}"
         return text if self.verdict is None else f"{text}\n{self.verdict}"
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws the loss per row over the steps, its parts, and validation where there was one."""
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots()[1] if ax is None else ax
-        ax.plot(self.loss, lw=0.8, alpha=0.7, label="training")
-        for name, values in self.parts.items():
-            ax.plot(values, lw=0.8, alpha=0.7, label=name)
-        if self.validation:
-            ax.plot(*zip(*self.validation, strict=True), "o-", ms=3, label="validation")
-        if self.validation or self.parts:
-            ax.legend()
-        for step in self.stages[1:]:
-            ax.axvline(step, color="0.7", lw=0.8, zorder=0)
-        ax.set(xlabel="step", ylabel="loss per row (nats)")
-        return ax
 
 
 def _extend(own: list[float], values: Sequence[float], steps: int) -> None:

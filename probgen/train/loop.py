@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from probgen.core.contexts import fixed_families
-from probgen.core.turns import lent, offer
+from probgen.core.progress import Progress, Reported
+from probgen.core.turns import offer
+from probgen.train.callbacks import Callback, call, each_step, room
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.compiled.policy import Engine
 from probgen.train.history import INTERRUPTED, FitWarning
+from probgen.train.loggers import Record, settings_of
 from probgen.train.rows import Batch
 from probgen.train.run import Run
-
-Callback = Callable[[Run], None]
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,13 @@ class RunPlan:
             ends.append(run.source.left())
         return min(ends)
 
+    def total(self, run: Run) -> int | None:
+        """How many steps there will be, where that is known."""
+        known = run.source.per_epoch()
+        if self.steps is not None or self.epochs is None or known is None:
+            return self.steps
+        return run.step + max(0, self.epochs - run.source.epoch) * known
+
     def remaining(self, run: Run) -> float:
         """About how many steps are left.
 
@@ -97,42 +103,59 @@ class RunPlan:
 
 
 def train(
-    run: Run, plan: RunPlan, engine: Engine, progress: bool, callbacks: Sequence[Callback]
+    run: Run,
+    plan: RunPlan,
+    engine: Engine,
+    callbacks: Sequence[Callback],
+    record: Record,
+    progress: Reported = None,
 ) -> None:
     """The loop; whatever ends it, the history knows the time and the reason.
 
-    And the last state is on disk.
+    And the last state is on disk, and loggers have the last figures.
 
     Signals are seen between steps and what is due after them. Unless something failed, the model is
     then what the run leaves behind.
     """
-    shown = (
-        None if progress and run.fabric.is_global_zero else True
-    )  # None: only where there is a terminal
-    bar = tqdm(total=plan.steps, initial=run.step, disable=shown, unit=" steps")
-    with run.signals:
+    record.begin(
+        run, settings_of(run, steps=plan.steps, epochs=plan.epochs, seed=run.asked["seed"])
+    )
+    with run.signals, _progress(run, plan, progress) as told:
         try:
             # nobody changes what the families are made of, unless callbacks do
-            with nullcontext() if callbacks else fixed_families(run.module):
-                _steps(run, plan, engine, bar, callbacks)
+            with nullcontext() if each_step(callbacks) else fixed_families(run.module):
+                _steps(run, plan, engine, told, callbacks, record)
         except KeyboardInterrupt:
             run.history.stopped = INTERRUPTED
         finally:
             with run.signals.held():
-                bar.close()
                 engine.close()
                 if not plan.last and run.history.stopped != INTERRUPTED:
                     run.standing.over = plan.done(run) or ""
                 if plan.checkpoint is not None:
                     _save(run, plan.checkpoint)
+                record.close(run.history)
                 run.module.eval()
         with run.signals.held():
             if not plan.goes_on or run.history.stopped == INTERRUPTED:
                 run.finish()
 
 
+def _progress(run: Run, plan: RunPlan, asked: Reported) -> Progress:
+    alone = plan.last and plan.first == 0
+    name = "fit" if alone else f"fit, stage {run.standing.number + 1}"
+    shown = asked if run.fabric.is_global_zero else False
+    bound = plan.patience is not None
+    return Progress(name, plan.total(run), asked=shown, lines=True, done=run.step, bound=bound)
+
+
 def _steps(
-    run: Run, plan: RunPlan, engine: Engine, bar: tqdm, callbacks: Sequence[Callback]
+    run: Run,
+    plan: RunPlan,
+    engine: Engine,
+    progress: Progress,
+    callbacks: Sequence[Callback],
+    record: Record,
 ) -> None:
     began = time.perf_counter()
     before = run.history.seconds
@@ -145,13 +168,13 @@ def _steps(
     while (reason := plan.done(run)) is None:
         epoch = run.source.epoch
         step = run.step
-        engine.advance(1 if callbacks else plan.room(run), plan.remaining(run))
+        most = min([plan.room(run), *room(callbacks, step)])
+        engine.advance(most, plan.remaining(run))
         run.history.seconds = before + time.perf_counter() - began
         _look(run, run.watch is not None and run.step >= run.watch.until)
         _after_step(run, plan, engine, run.source.epoch != epoch, callbacks)
-        if not bar.disable:
-            bar.update(run.step - step)
-            bar.set_postfix_str(run.history.last_loss(), refresh=False)
+        record.look(run.history)
+        progress.advance(run.step - step, run.history.last_loss)
         offer()
         run.signals.deliver()
     _look(run, run.step > first)
@@ -178,9 +201,7 @@ def _after_step(
 ) -> None:
     if plan.validation and plan.due(plan.validate_every, run, new_epoch):
         run.validate(plan.validation)
-    for callback in callbacks:
-        with lent():  # it may wait for threads that use probgen
-            callback(run)
+    call(callbacks, run)
     if plan.checkpoint is not None and plan.due(plan.checkpoint_every, run, new_epoch):
         engine.settle()
         _save(run, plan.checkpoint)

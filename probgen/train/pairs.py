@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.module import GenerativeModel
+from probgen.core.private_torch import pytree
 from probgen.core.rows import RowLayout, row_layout, tensors_of
 from probgen.core.turns import lent, same_random_state
 from probgen.train.data import DEFAULT_ROWS, Source
@@ -148,6 +149,7 @@ class PairStream(WholeBatches):
         self.peek()
         if not self._pool or len(self._pool[0]) < self.own:
             made = self.pairs.made(self.own * self.pairs.pool, self.gen)
+            self._check_form(made)
             self._pool = tuple(tensors_of(made))
         taken = [part[: self.own] for part in self._pool]
         rest = tuple(part[self.own :] for part in self._pool)
@@ -157,6 +159,16 @@ class PairStream(WholeBatches):
             self.epoch += 1
             self.position = 0
         return self.batch(self.peek(), taken), self.batch_size
+
+    def _check_form(self, made: Batch) -> None:
+        """Refuses arguments that are not those of the first time; ``ValueError``."""
+        first, now = (pytree.tree_structure(batch) for batch in (self.peek(), made))
+        if first != now:
+            wanted, got = (len(list(tensors_of(batch))) for batch in (self.peek(), made))
+            raise ValueError(
+                f"expected make to give the arguments that it gave at first, {wanted} tensors, got "
+                f"{got} or others; let it give the same arguments every time"
+            )
 
     def left(self) -> int:
         if self.rows is None:

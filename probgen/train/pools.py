@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probgen.core.arguments import is_leaf
-from probgen.core.missing import has_missing
+from probgen.core.missing import MissingSearch
 from probgen.core.private_torch import pytree
 from probgen.core.rows import RowLayout, leaves_of, tensors_of
 from probgen.train.rows import Batch
@@ -141,7 +141,7 @@ class PooledRows:
         self.rank = rank
         self.world = world
         self._factors = scales
-        self._missing: bool | None = None
+        self._missing = MissingSearch()
         batches = [order.size / size for order, size in zip(orders, self.sizes, strict=True)]
         self._longest = batches.index(max(batches))
 
@@ -164,9 +164,7 @@ class PooledRows:
         self.data = on_device(self.data, device)
 
     def missing(self, selection: Selection) -> bool:
-        if self._missing is None:
-            self._missing = any(map(has_missing, tensors_of(self.data)))
-        return self._missing
+        return self._missing(tensors_of(self.data))
 
     # -- batches
 

@@ -137,7 +137,9 @@ def checked(
     if batch and not isinstance(gen, Program):
         _check_lengths(batch)
     for value, dim in layout.rows(batch):
-        if value.is_floating_point() and value.isinf().any():
+        # a sum, which is quick, is not finite either where an entry is not
+        suspect = value.is_floating_point() and not value.sum().isfinite()
+        if suspect and value.isinf().any():
             where = value.movedim(dim, 0).isinf().nonzero()[0].tolist()
             raise ValueError(
                 f"expected finite numbers, got inf at {where}; correct it, or mark it missing (NaN)"

@@ -74,6 +74,8 @@ class Run:
         The settings that the run was made with.
     standing : Standing
         Where it stands among its stages.
+    saved : int or None
+        At which step its state was written last.
     idle : set of int
         Identities of parameters of which the optimizer keeps something from an earlier stage, and
         that have got no gradient in this one so far.
@@ -120,6 +122,7 @@ class Run:
         self.begin_average(0, {})
         self.asked = asked_of(self)
         self.standing = Standing()
+        self.saved: int | None = None
         self.idle: set[int] = set()
 
     @property
@@ -414,6 +417,7 @@ class Run:
     def save(self, path: Path) -> None:
         """Writes the whole state; see :func:`probgen.train.state.write`."""
         state.write(self, path)
+        self.saved = self.step
 
     def load(self, path: Path) -> None:
         """Continues from a state on disk; see :func:`probgen.train.state.restore`."""

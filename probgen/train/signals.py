@@ -17,7 +17,8 @@ Handler = Callable[[int, FrameType | None], Any] | int
 class Signals:
     """Keeps signals until :meth:`deliver`.
 
-    A second Ctrl-C is not kept, unless something is held together.
+    A second Ctrl-C does not wait for the step, unless something is held together; and it is passed
+    on at the end, where the first one alone only ends the block.
 
     What is still kept at the end goes to the handlers that were there before. In other threads than
     the main one, which receive no signals, it does nothing.
@@ -74,7 +75,7 @@ class Signals:
             handler = self._before[number]
             if not callable(handler):
                 raise KeyboardInterrupt
-            self._waiting = [kept for kept in self._waiting if kept[0] != number]
+            del self._waiting[0]
             handler(number, frame)
 
     def held(self) -> _Held:

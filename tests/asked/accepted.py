@@ -159,6 +159,8 @@ EXEMPT = {
     "PredictiveCheck": "made by predictive_check",
     "FitVerdict": "made by verdict",
     "Positive": "a constraint's map, without arguments",
+    "Table": "made by Table.read, whose frame is data",
+    "Kind": "abstract",
     "Preprocessed": "made by Preprocessed.fitted, whose rows are asked as data",
     "binarize": "its arguments are data",
     "effective_sample_size": "its arguments are data",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas
 import pyro.distributions as dist
 import torch
 from torch import nn
@@ -19,6 +20,17 @@ from asked.parts import (
 )
 
 FLOW = {"dims": 2, "layers": 1, "hidden": (4,)}
+
+
+def table() -> pg.Table:
+    """Of a column of numbers and one of labels."""
+    frame = pandas.DataFrame({"a": [0.1, -0.7, 2.2], "b": ["u", "v", "w"]})
+    return pg.Table.read(frame)
+
+
+def heads() -> list[pg.heads.Head]:
+    """For its columns."""
+    return table().heads()
 
 
 def _letters() -> pg.Transformer:
@@ -108,6 +120,7 @@ GOOD = {
     },
     "NADE": lambda: {"dims": 3, "hidden": 4, "head": pg.heads.Bernoulli()},
     "DeepNADE": lambda: {"dims": 3, "hidden": (4,), "head": pg.heads.Bernoulli()},
+    "AutoregressiveTable": lambda: {"heads": heads(), "hidden": (4,)},
     "MADE": lambda: {"dims": 3, "hidden": (4,), "head": pg.heads.Bernoulli()},
     "PixelCNN": lambda: {
         "shape": (1, 3, 3),
@@ -205,8 +218,20 @@ GOOD = {
         "net": pg.nn.Constant(3),
         "columns": [pg.heads.Gaussian(), pg.heads.Bernoulli()],
     },
+    "LogNormal": lambda: {"net": pg.nn.Constant(4)},
+    "Gamma": lambda: {"net": pg.nn.Constant(4)},
+    "Beta": lambda: {"net": pg.nn.Constant(4)},
+    "Truncated": lambda: {"net": pg.nn.Constant(4), "low": 0.0},
+    "Ordinal": lambda: {"net": pg.nn.Constant(2), "levels": 3},
+    "ZeroInflated": lambda: {"net": pg.nn.Constant(4), "head": pg.heads.Poisson()},
     "MixtureOfGaussians": lambda: {"components": 2, "net": pg.nn.Constant(12)},
-    "Table": lambda: {"levels": 2},
+    "ProbabilityTable": lambda: {"levels": 2},
+    "Tabular": lambda: {"table": table(), "family": pg.heads.Mixed(pg.nn.Constant(5), heads())},
+    "Continuous": lambda: {"low": 0.0, "high": 1.0, "step": 0.5},
+    "Count": dict,
+    "Date": lambda: {"step": 1.0},
+    "Flag": lambda: {"levels": ("no", "yes")},
+    "Label": lambda: {"levels": ("a", "b")},
     "LinearGaussian": lambda: {"parents": 1},
     "standard_normal": lambda: {"*shape": (2,)},
     "Pushforward": lambda: {

@@ -45,9 +45,12 @@ def energy() -> probgen.RBM:
     return probgen.RBM(probgen.energy.BernoulliUnits(3), 2)
 
 
-def labels() -> dict[str, probgen.graphical.Table]:
+def labels() -> dict[str, probgen.graphical.ProbabilityTable]:
     """Two binary variables, the second given the first."""
-    return {"a": probgen.graphical.Table(2), "b": probgen.graphical.Table(2, (2,))}
+    return {
+        "a": probgen.graphical.ProbabilityTable(2),
+        "b": probgen.graphical.ProbabilityTable(2, (2,)),
+    }
 
 
 def bayesian(y: Tensor) -> None:

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import torch
+
 from probgen import heads
 from probgen.distributions.orderings import random_orders
 from probgen.heads import MixtureOfGaussians
+from probgen.models.autoregressive_table import AutoregressiveTable
 from probgen.models.deep_nade import DeepNADE
 from probgen.models.made import MADE
 from probgen.models.nade import NADE
 from probgen.nn.encodings import OneHot
 from zoo.member import Member, levels, rows
+
+
+def columns() -> list[heads.Head]:
+    """Of a number, a label, an amount that is often nothing, and a count."""
+    return [
+        heads.Gaussian(),
+        heads.Categorical(levels=3),
+        heads.ZeroInflated(head=heads.Gamma()),
+        heads.Poisson(),
+    ]
+
+
+def mixed_rows() -> tuple[torch.Tensor]:
+    """Rows of such columns."""
+    number = torch.randn(6)
+    label = torch.randint(3, (6,))
+    amount = torch.rand(6) * (torch.rand(6) < 0.5)
+    count = torch.randint(4, (6,))
+    return (torch.stack((number, label, amount, count), -1),)
+
 
 AUTOREGRESSIVE: list[Member] = [
     Member("MADE", lambda: MADE(4, [8, 8], heads.Bernoulli(), residual=True), levels(2, 4)),
@@ -36,5 +59,11 @@ AUTOREGRESSIVE: list[Member] = [
         "EoNADE",
         lambda: DeepNADE(4, [8, 8], heads.Bernoulli(), orders=random_orders(2, 4), context=2),
         levels(2, 4, context=(2,)),
+    ),
+    Member("AutoregressiveTable", lambda: AutoregressiveTable(columns(), [8]), mixed_rows),
+    Member(
+        "AutoregressiveTable given a context",
+        lambda: AutoregressiveTable(columns(), [8], order=torch.tensor([2, 0, 3, 1]), context=2),
+        lambda: (*mixed_rows(), torch.randn(6, 2)),
     ),
 ]

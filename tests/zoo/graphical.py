@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from probgen import heads
-from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, Table
+from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, ProbabilityTable
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.markov_random_field import MarkovRandomField, grid_edges
 from probgen.models.mixture_of_trees import MixtureOfTrees
@@ -16,7 +16,11 @@ from zoo.member import Member, levels, rows
 
 def discrete_network() -> BayesianNetwork:
     """Three variables of 2, 3 and 2 values, fully connected, with random tables."""
-    nodes = {"a": Table(2), "b": Table(3, (2,)), "c": Table(2, (2, 3))}
+    nodes = {
+        "a": ProbabilityTable(2),
+        "b": ProbabilityTable(3, (2,)),
+        "c": ProbabilityTable(2, (2, 3)),
+    }
     network = BayesianNetwork(nodes, {"b": ["a"], "c": ["a", "b"]})
     with torch.no_grad():
         for parameter in network.parameters():
@@ -41,7 +45,7 @@ def linear_network() -> BayesianNetwork:
 def mixed_network() -> BayesianNetwork:
     """A hidden label above numbers of a network, one of whose nodes depends on a context."""
     nodes = {
-        "k": Table(3),
+        "k": ProbabilityTable(3),
         "z": heads.Gaussian(MLP(1, [8], 4)),
         "w": heads.Bernoulli(MLP(5, [8], 1)),
     }

@@ -170,6 +170,13 @@ CORE = [
         "Program with an AutoGuide", lambda: Program(plain_model, AutoNormal(plain_model)), rows(2)
     ),
 ]
+
+
+def amounts() -> tuple[torch.Tensor]:
+    """Positive numbers."""
+    return (torch.rand(6, 3) + 0.1,)
+
+
 HEADS = [
     Member("Gaussian", lambda: heads.Gaussian(constant(6)), rows(3)),
     Member(
@@ -202,6 +209,16 @@ HEADS = [
         levels(8, 3),
     ),
     Member("Mixed", table, table_rows),
+    Member("LogNormal", lambda: heads.LogNormal(constant(6)), amounts),
+    Member("Gamma", lambda: heads.Gamma(constant(6)), amounts),
+    Member("Beta", lambda: heads.Beta(constant(6)), lambda: (torch.rand(6, 3),)),
+    Member("Truncated", lambda: heads.Truncated(constant(6), low=0.0), amounts),
+    Member("Ordinal", lambda: heads.Ordinal(constant(3), levels=4), levels(4, 3)),
+    Member(
+        "ZeroInflated",
+        lambda: heads.ZeroInflated(constant(9), head=heads.Gamma()),
+        lambda: (amounts()[0] * (torch.rand(6, 3) < 0.5),),
+    ),
 ]
 FAMILIES = [
     *(

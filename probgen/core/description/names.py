@@ -21,7 +21,7 @@ TRUSTED = (OURS, *THEIRS)
 BUILT = (nn.Module, PyroDistribution, Distribution, Constraint, Transform)
 # where that is defined; of ours, packages that neither read nor write files
 NETS = ("torch.nn", "torch.distributions", "pyro.distributions", "pyro.nn", "pyro.infer.autoguide")
-OWN = ("nn", "heads", "distributions", "models", "samplers", "text")
+OWN = ("nn", "heads", "distributions", "models", "samplers", "text", "table")
 OUR_FUNCTIONS = tuple(f"{OURS}.{each}" for each in OWN)
 PARTS = (*OUR_FUNCTIONS, f"{OURS}.core", f"{OURS}.objectives")
 FUNCTIONS = (*OUR_FUNCTIONS, "torch.nn.functional", "pyro.infer.autoguide.initialization")

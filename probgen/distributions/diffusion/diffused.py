@@ -14,6 +14,7 @@ from torch import Tensor
 from probgen.core import checks
 from probgen.core.missing import check_event
 from probgen.core.precision import of_own_precision
+from probgen.core.signatures import takes
 from probgen.core.sums import sum_of
 from probgen.core.truncation import Truncation, using
 from probgen.distributions.diffusion.process import (
@@ -142,6 +143,11 @@ class Diffused(dist.TorchDistribution):
         if isinstance(sampler, Truncation):
             return using(self, sampler)
         check_rule(**checks.given(guidance=guidance))
+        if sampler is not None and not takes(sampler, 2):
+            raise TypeError(
+                f"expected a sampler of a diffusion, got {sampler!r}; pass one such as DDIM(20) or "
+                "DPMSolver(20), solvers of differential equations go with ProbabilityFlow"
+            )
         new = copy.copy(self)
         new.sampler = self.sampler if sampler is None else sampler
         new.guidance = self.guidance if guidance is None else as_rule(guidance)

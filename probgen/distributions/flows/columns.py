@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, NAMES, Column, examine
 from probgen.core.construction import Recorded
+from probgen.core.inside import point_inside
 from probgen.distributions.flows.bijection import Bijection
 
 
@@ -101,6 +102,12 @@ class _Within(constraints.Constraint):
 
     def __repr__(self) -> str:
         return self.words.removeprefix("in ")
+
+
+@point_inside.register(_Within)
+def _(support: _Within, event: torch.Size, like: Tensor) -> Tensor:
+    middle = torch.where(support.kind == LOGIT, (support.low + support.high) / 2, 0.0)
+    return torch.where(support.kind == LOG, 1.0, middle).to(like).expand(event)
 
 
 class ColumnTransform(Bijection):

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 
 from probgen.core import checks
 from probgen.core.kinds import density_kind, worst
+from probgen.core.signatures import takes
 from probgen.distributions.flows.bijection import Invertible, odeint
 
 VelocityField = Callable[[Tensor, Tensor], Tensor]
@@ -257,7 +258,12 @@ class ContinuousTransform(Invertible):
             self.domain = self.codomain = constraints.independent(constraints.real, event_ndim)
 
     def using(self, solver: Solver) -> ContinuousTransform:
-        """The same equation, solved in another way."""
+        """The same equation, solved in another way; ``TypeError`` for what solves none."""
+        if not takes(solver, 5):
+            raise TypeError(
+                f"expected a solver of a differential equation, got {solver!r}; pass one such as "
+                "Midpoint(20) or Adaptive()"
+            )
         return ContinuousTransform(
             self.velocity, solver, self.probes, self.parameters, self.event_ndim
         )

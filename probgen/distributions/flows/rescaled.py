@@ -109,6 +109,11 @@ class Rescaled(BatchedDistribution):
         return self.base_dist.has_rsample
 
     @property
+    def costly_density(self) -> bool:
+        """Whether the density of the base costs the solution of an equation."""
+        return getattr(self.base_dist, "costly_density", False)
+
+    @property
     def density_kind(self) -> str:
         return density_kind(self.base_dist)
 

@@ -20,7 +20,7 @@ from probgen.heads import distributions
 _ROUNDED = 1e-3  # how far sums of rounded probabilities may be from 1
 
 
-class Table(DistributionModule):
+class ProbabilityTable(DistributionModule):
     r"""A label given labels: one row of probabilities for every combination of the parents' values.
 
     .. math:: p(x = k \mid c) = \mathrm{softmax}(\text{logits}_{c_1 \dots c_P})_k
@@ -49,7 +49,7 @@ class Table(DistributionModule):
     Heckerman, Geiger, Chickering (1995), Learning Bayesian networks: the combination of knowledge
     and statistical data, https://doi.org/10.1007/BF00994016
 
-    >>> Table(2, parents=(3,))(torch.tensor([[2.0]])).log_prob(torch.tensor([[1.0]])).exp()
+    >>> ProbabilityTable(2, parents=(3,))(torch.tensor([[2.0]])).log_prob(torch.tensor([[1.0]])).exp()
     tensor([0.5000], grad_fn=<ExpBackward0>)
     """
 

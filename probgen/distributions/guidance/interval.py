@@ -11,7 +11,7 @@ from torch import Tensor
 from probgen.core import checks
 from probgen.distributions.diffusion.process import wide
 from probgen.distributions.guidance.classifier_free import as_rule
-from probgen.distributions.guidance.rule import Predictor, Rule, check_rule, plain
+from probgen.distributions.guidance.rule import Predictor, Rule, check_rule, plain, said
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Interval:
     https://arxiv.org/abs/2404.07724
 
     >>> net = lambda z, t, context: z * 0 if context is None else z * 0 + context
+    >>> net.event_ndim = 1
     >>> z, context = torch.zeros(1), torch.ones(1)
     >>> rule = Interval(3.0, between=(0.2, 0.7))
     >>> rule(net, z, torch.tensor(0.5), context), rule(net, z, torch.tensor(0.9), context)
@@ -61,7 +62,7 @@ class Interval:
         inside = (level >= low) & (level <= high)
         if not inside.any():
             return plain(net, z, t, context)
-        guided = as_rule(self.base)(net, z, t, context)
+        guided = said(as_rule(self.base), net, z, t, context)
         if inside.all():
             return guided
         return torch.where(wide(inside, guided), guided, plain(net, z, t, context))

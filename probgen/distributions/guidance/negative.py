@@ -16,6 +16,7 @@ from probgen.distributions.guidance.rule import (
     check_weight,
     extrapolated,
     plain,
+    said,
 )
 
 
@@ -46,6 +47,7 @@ class Negative:
 
     >>> import torch
     >>> net = lambda z, t, context: z * 0 + context
+    >>> net.event_ndim = 1
     >>> rule = Negative(torch.tensor([1.0, 0.0]), 3.0)
     >>> rule(net, torch.zeros(1, 2), torch.tensor(0.5), torch.tensor([[0.0, 1.0]]))
     tensor([[-2.,  3.]])
@@ -61,5 +63,5 @@ class Negative:
 
     def __call__(self, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
         unwanted = net(z, t, self.context)
-        wanted = as_rule(self.base)(net, z, t, context)
+        wanted = said(as_rule(self.base), net, z, t, context)
         return extrapolated(unwanted, wanted, self.weight, t)

@@ -20,6 +20,7 @@ from probgen.distributions.guidance.rule import (
     check_weight,
     leading,
     plain,
+    said,
     weight_at,
 )
 
@@ -75,7 +76,7 @@ class Repulsion:
         check_rule(base=self.base)
 
     def __call__(self, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
-        prediction = as_rule(self.base)(net, z, t, context)
+        prediction = said(as_rule(self.base), net, z, t, context)
         lead = leading(net, z)
         rows = z.reshape(lead.numel(), -1)
         slopes = torch.zeros_like(rows)
@@ -118,5 +119,7 @@ def _groups(context: Any, lead: torch.Size, ndim: int, like: Tensor) -> Tensor:
         )
     known = over_draws(context, lead, ndim)
     assert known is not None
-    rows = known.reshape(lead.numel(), -1).nan_to_num()  # unknown contexts are equal
+    rows = known.reshape(lead.numel(), -1)
+    unknown = rows.isnan()  # unknown contexts are equal, and no others
+    rows = torch.cat((rows.nan_to_num(), unknown.to(rows.dtype)), 1)
     return rows.unique(dim=0, return_inverse=True)[1]

@@ -11,6 +11,7 @@ import torch.distributions as td
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.signatures import signature_of, takes
 
 Weight = float | Callable[[Tensor], Tensor | float]
 A_RULE = "pass a number, ClassifierFree(3.0), or another rule(net, z, t, context)"
@@ -90,7 +91,47 @@ def weight_at(weight: Weight, t: Tensor, prediction: Tensor) -> Tensor | float:
     if not callable(weight):
         return weight
     value = torch.as_tensor(weight(t)).to(prediction)
-    return value.reshape(value.shape + (1,) * (prediction.ndim - value.ndim))
+    rows = value.reshape(value.shape + (1,) * (prediction.ndim - value.ndim))
+    pairs = zip(rows.shape, prediction.shape, strict=False)
+    if rows.ndim != prediction.ndim or not all(size in (1, wanted) for size, wanted in pairs):
+        raise ValueError(
+            f"expected a weight for each time, of shape {tuple(t.shape)}, got "
+            f"{tuple(value.shape)}; let its function give one number for each entry of t"
+        )
+    return rows
+
+
+def said(rule: Rule, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
+    """What a rule says, if it is a prediction of the states.
+
+    Raises ``TypeError`` for what is no tensor, ``ValueError`` for one of other states, which would
+    broadcast with them unseen.
+
+    >>> net = lambda z, t, context: z
+    >>> net.event_ndim = 1
+    >>> said(lambda net, z, t, context: net(z, t, context)[..., :1], net, torch.zeros(5, 2), torch.ones(()), None)
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a rule that gives predictions of states (5, 2), got (5, 1); let it ...
+    """
+    prediction = rule(net, z, t, context)
+    if rule is plain:  # what the network itself says
+        return prediction
+    if not torch.is_tensor(prediction):
+        raise TypeError(
+            "expected a rule that gives a prediction, got "
+            f"{type(prediction).__name__}; let it return one, such as net(z, t, context)"
+        )
+    lead = leading(net, z)
+    event, told = z.shape[len(lead) :], prediction.shape[len(lead) :]
+    # a network may tell several numbers of an entry: its mean and variance, the logits of its values
+    fewer = any(count < size for count, size in zip(told, event, strict=False))
+    if prediction.shape[: len(lead)] != lead or len(told) < len(event) or fewer:
+        raise ValueError(
+            f"expected a rule that gives predictions of states {tuple(z.shape)}, got "
+            f"{tuple(prediction.shape)}; let it return what is of the shape of net(z, t, context)"
+        )
+    return prediction
 
 
 def leading(net: Predictor, z: Tensor) -> torch.Size:
@@ -141,8 +182,18 @@ def check_rule(**rules: Any) -> None:
     for name, rule in rules.items():
         if checks.is_number(rule):
             checks.finite(**{name: rule})
-        else:
-            checks.function(A_RULE, **{name: rule})
+            continue
+        checks.function(A_RULE, **{name: rule})
+        _check_takes(rule)
+
+
+def _check_takes(rule: Any) -> None:
+    """Refuses a function of other arguments than those of a rule; ``TypeError``."""
+    if not takes(rule, 4):
+        raise TypeError(
+            f"expected a rule(net, z, t, context), got one that takes {signature_of(rule)}; let it "
+            "take these four"
+        )
 
 
 def check_conditional(context: Any, rule: Any) -> None:

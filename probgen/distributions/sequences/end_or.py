@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
+from probgen.core.inside import inside
 from probgen.core.kinds import density_kind
 from probgen.core.truncation import Truncation, truncated
 from probgen.distributions.sequences.ends import or_padding, over_steps
-from probgen.distributions.sequences.inside import inside
 
 
 class EndOr(BatchedDistribution):

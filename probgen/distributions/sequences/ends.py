@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.inside import point_inside
 from probgen.core.missing import assume_missing, assumed_missing, values_are_known
 from probgen.core.support_words import in_words
 
@@ -183,6 +184,11 @@ class SupportOrPadding(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         return self.base.check(value) | by_step(value == self.padding, self.event_dim)
+
+
+@point_inside.register(SupportOrPadding)
+def _(support: SupportOrPadding, event: torch.Size, like: Tensor) -> Tensor:
+    return point_inside(support.base, event, like)
 
 
 def or_padding(support: Any, padding: float) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
+from probgen.core.inside import inside
 from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, has_missing
 from probgen.core.unions import OfAnyState, differs_by_state, of_entries
@@ -26,7 +27,6 @@ from probgen.distributions.sequences.forward_backward import (
     chain_posterior,
     filtered,
 )
-from probgen.distributions.sequences.inside import inside
 from probgen.distributions.sequences.lists import last_of, takes_lists
 from probgen.distributions.sequences.log_chain import best_path
 from probgen.distributions.sequences.markov_paths import draw_backward, draw_chain

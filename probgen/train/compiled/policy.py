@@ -83,7 +83,8 @@ class Engine:
         self._numbers: tuple[Any, Tensor] = ((), torch.empty(0))
         if compile == "auto" and watched:
             self._give_up(
-                "callbacks may change anything between steps; compile=True if yours change tensors "
+                "callbacks may change anything between steps; wrap those that only read "
+                "(probgen.train.Every(50, callback)), or pass compile=True if yours change tensors "
                 "alone"
             )
         elif not self.eager and run.fabric.world_size > 1:

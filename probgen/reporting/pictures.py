@@ -1,0 +1,128 @@
+"""Which pictures show rows: grids of images, columns of tables, curves of series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from probgen.plot.canvas import FIRST, SECOND, open_frame
+from probgen.plot.images import images
+from probgen.plot.tables import column_pairs, columns
+from probgen.reporting.page import paragraph, picture, side_by_side
+
+SMALLEST = 6  # pixels of a side; fewer are steps or channels
+SHOWN = 32  # images
+CURVES = 6
+MOST_COLUMNS = 12
+MOST_PAIRS = 5
+
+
+def pictures_of(
+    real: Tensor, made: Tensor, shape: Sequence[int] | None, names: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Real rows and generated ones, as parts of a page.
+
+    Parameters
+    ----------
+    real, made : Tensor
+        ``(N, *event)`` and ``(M, *event)``.
+    shape : sequence of int, optional
+        Of an image, for rows that are flat images.
+    names : sequence of str, optional
+        Of columns.
+    """
+    event = tuple(real.shape[1:])
+    if shape is not None or are_images(event):
+        return (_images(real, made, shape),)
+    if len(event) == 2:
+        return (_series(real, made),)
+    return tuple(_columns(real.reshape(len(real), -1), made.reshape(len(made), -1), names))
+
+
+def are_images(event: tuple[int, ...]) -> bool:
+    """Whether events of this shape are images: with one channel or three, or without channels.
+
+    >>> are_images((1, 8, 8)), are_images((28, 28)), are_images((90, 2)), are_images((64,))
+    (True, True, False, False)
+    """
+    channels = len(event) == 3 and event[0] in (1, 3)
+    return (channels or len(event) == 2) and min(event[-2:]) >= SMALLEST
+
+
+def _images(real: Tensor, made: Tensor, shape: Sequence[int] | None) -> str:
+    known = real[real.isfinite()]
+    bounds = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    if not bounds[0] < bounds[1]:
+        bounds = (bounds[0], bounds[0] + 1.0)
+    parts = []
+    for rows, caption in ((real, "real rows"), (made, "generated rows")):
+        ax = images(rows[:SHOWN], shape=shape, columns=8, bounds=bounds)
+        parts.append(picture(ax.figure, caption, small=True))
+    return side_by_side(*parts)
+
+
+def _columns(real: Tensor, made: Tensor, names: Sequence[str] | None) -> list[str]:
+    dims = real.shape[1]
+    shown = min(dims, MOST_COLUMNS)
+    told = list(names[:shown]) if names is not None else None
+    figure = columns(real[:, :shown], made[:, :shown], names=told)[0].figure
+    caption = "each column, as shares of the rows: real (filled) and generated (synthetic, line)"
+    parts = [picture(figure, caption)]
+    if dims > shown:
+        parts.append(
+            paragraph(
+                f"The first {shown} of {dims} columns. If rows are flat images, "
+                f"shape=({_side(dims)}) shows them as such.",
+                "note",
+            )
+        )
+    if 1 < dims <= MOST_PAIRS:
+        figure = column_pairs(real, made, names=told)[0, 0].figure
+        parts.append(
+            picture(figure, "pairs of columns: real rows below the diagonal, generated above")
+        )
+    return parts
+
+
+def _side(dims: int) -> str:
+    side = math.isqrt(dims)
+    return f"{side}, {side}" if side * side == dims else "height, width"
+
+
+def _series(real: Tensor, made: Tensor) -> str:
+    """Some curves of each variable, real ones above."""
+    import matplotlib.pyplot as plt
+
+    variables = min(real.shape[2], 3)
+    figure, axes = plt.subplots(
+        2,
+        variables,
+        figsize=(4.2 * variables + 1, 4.6),
+        sharex=True,
+        sharey="col",
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, (values, word, color) in enumerate(
+        ((real, "real", FIRST), (made, "generated", SECOND))
+    ):
+        for number in range(variables):
+            panel: Any = axes[row, number]
+            panel.plot(values[:CURVES, :, number].T.cpu(), color=color, lw=1.0, alpha=0.6)
+            panel.set_title(f"{word}, variable {number}", loc="left", fontsize="medium")
+            open_frame(panel)
+    for panel in axes[1]:
+        panel.set_xlabel("step")
+    return picture(figure, f"some series of {real.shape[1]} steps")
+
+
+def first_rows(rows: Tensor, count: int) -> Tensor:
+    """At most so many rows in main memory, in double precision.
+
+    >>> first_rows(torch.ones(3, 2), 2).shape
+    torch.Size([2, 2])
+    """
+    return rows[:count].detach().cpu().double()

@@ -1,0 +1,296 @@
+"""What a report says, section by section."""
+
+from __future__ import annotations
+
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from probgen.core.rows import layout_of, some_rows
+from probgen.diagnostics.findings import CAUTION, FAULT
+from probgen.diagnostics.verdict import FitVerdict, verdict
+from probgen.evaluate.report import sample_report
+from probgen.plot.training import gradient_norms, learning_rates, loss_curve
+from probgen.plot.trust import khats
+from probgen.reporting.page import Section, folded, paragraph, picture, points, side_by_side, table
+from probgen.reporting.pictures import first_rows, pictures_of
+from probgen.sampling import sample
+from probgen.scoring import log_likelihood
+
+if TYPE_CHECKING:
+    from probgen.core.module import GenerativeModel
+    from probgen.train.history import History
+
+MEANS = {
+    "exact": "the log-likelihood itself",
+    "unbiased": "a lower bound on average; more particles bring it nearer to the log-likelihood",
+    "bound": "a lower bound on the log-likelihood, on average",
+    "approximate": "near the log-likelihood; on which side is not known",
+    "unnormalized": "the log-likelihood up to a constant: it ranks rows under this model, and says "
+    "nothing beside another model",
+}
+LIBRARIES = ("torch", "pyro-ppl", "numpy", "matplotlib", "lightning-fabric")
+COMPARED = 500  # rows, in tests whose costs grow fast
+
+
+@dataclass
+class Subject:
+    """What a report is about.
+
+    Attributes
+    ----------
+    gen : GenerativeModel
+        The model.
+    batch : tuple
+        Rows, and contexts where there are some.
+    some : tuple
+        The rows of it that are looked at.
+    history : History or None
+        Of its fit.
+    shape : sequence of int or None
+        Of images.
+    names : sequence of str or None
+        Of columns.
+    particles, seed : int
+        For scores; for all that is random.
+    """
+
+    gen: GenerativeModel
+    batch: tuple
+    some: tuple
+    history: History | None
+    shape: Sequence[int] | None
+    names: Sequence[str] | None
+    particles: int
+    seed: int
+    judged: FitVerdict | None = None
+    drawn: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        return layout_of(self.gen, self.batch).size
+
+    @property
+    def context(self) -> Any:
+        """Contexts of the rows that are looked at."""
+        return self.some[1] if len(self.some) > 1 else None
+
+    def verdict(self) -> FitVerdict:
+        """Made once."""
+        if self.judged is None:
+            losses = self.history
+            if losses is not None:
+                losses = losses.since(losses.stages[-1]) if losses.descends else None
+            self.judged = verdict(self.gen, *self.some, history=losses, seed=self.seed)
+        return self.judged
+
+    def samples(self) -> Tensor:
+        """As many draws as there are rows that are looked at, each in the context of one of them."""
+        if self.drawn is None:
+            count = layout_of(self.gen, self.some).size
+            if self.context is None:
+                self.drawn = sample(self.gen, count, seed=self.seed)
+            else:
+                self.drawn = sample(self.gen, 1, self.context, seed=self.seed)[0]
+        return self.drawn
+
+
+def told(error: Exception) -> str:
+    """The first line of an error, without what a page must not have: links.
+
+    >>> told(ValueError("expected a, got b" + chr(10) + "more"))
+    'expected a, got b'
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def judgment(about: Subject) -> Section:
+    """The verdict, sentence by sentence, the worst first."""
+    found = about.verdict()
+    good = "no sign of trouble"
+    bad = "look at what is marked before you use this model"
+    badge = paragraph(good if found.ok else bad, "good" if found.ok else "bad")
+    kinds = {FAULT: "fault", CAUTION: "caution"}
+    listed = points((kinds.get(each.severity, ""), each.text) for each in found.findings)
+    return Section("Verdict", (badge, listed))
+
+
+def scores(about: Subject) -> Section:
+    """The log-likelihood of all rows, with its kind; or why there is none."""
+    try:
+        score = log_likelihood(about.gen, *about.batch, particles=about.particles, seed=about.seed)
+    except NotImplementedError as error:
+        none = "This family has no density that could be evaluated: there is no log-likelihood."
+        return Section("Scores", (paragraph(none), paragraph(told(error), "note")))
+    lowest = int(score.value.nan_to_num(nan=math.inf).argmin())
+    rows = [
+        ("mean log-likelihood", score.mean, f"nats a row, over {len(score.value):,} rows"),
+        ("standard error", score.stderr, "of that mean, over the rows"),
+        ("kind", score.kind, MEANS.get(score.kind, "")),
+        ("measure", score.measure, _measure(score.measure)),
+        ("particles", score.particles, "draws of the latents for each row"),
+        ("lowest row", float(score.value[lowest]), f"row {lowest}"),
+    ]
+    return Section("Scores", (paragraph(str(score), "number"), table(rows)))
+
+
+def _measure(measure: str) -> str:
+    return {
+        "mass": "a probability: compares with other masses",
+        "density": "a density: depends on the units of the data",
+        "bins": "a density turned into probabilities of bins",
+    }.get(measure, "")
+
+
+def training(about: Subject) -> Section | None:
+    """The course of the fit."""
+    history = about.history
+    if history is None:
+        return None
+    rows: list[tuple] = [
+        ("steps", history.steps, history.stopped),
+        ("seconds", history.seconds, history.compiled and f"compiled {history.compiled}"),
+    ]
+    if history.loss:
+        rows.append(("last loss", history.loss[-1], "per row"))
+    if history.validation:
+        step, value = min(history.validation, key=lambda pair: pair[1])
+        rows.append(("best validation", value, f"at step {step:,}"))
+    if history.without_gradient:
+        rows.append(("no gradient", None, ", ".join(history.without_gradient)))
+    parts = [table(rows)]
+    if history.interrupted:
+        parts.insert(0, paragraph("training was interrupted before it was done", "bad"))
+    if history.loss:
+        parts.append(picture(loss_curve(history).figure, "loss per row", small=True))
+        small = [picture(gradient_norms(history).figure, "norm of the gradient", small=True)]
+        if history.learning_rates:
+            small.append(picture(learning_rates(history).figure, "learning rate", small=True))
+        parts.append(side_by_side(*small))
+    return Section("Training", tuple(parts))
+
+
+def samples(about: Subject) -> Section:
+    """Generated rows beside real ones."""
+    real = first_rows(about.some[0], len(about.some[0]))
+    made = first_rows(about.samples(), len(real))
+    how = (
+        f"{len(made):,} generated rows beside {len(real):,} real ones"
+        + ", each in the context of a real one" * (about.context is not None)
+        + "."
+    )
+    return Section("Samples", (paragraph(how), *pictures_of(real, made, about.shape, about.names)))
+
+
+def comparisons(about: Subject) -> Section:
+    """Numbers about samples and real rows, each beside its baseline."""
+    real = about.some[0]
+    whole = real[~real.isnan().reshape(len(real), -1).any(1)]
+    if len(whole) < 2:
+        none = "No row is complete: samples are not compared."
+        return Section("Samples in numbers", (paragraph(none, "note"),))
+    found = sample_report(about.samples(), whole, most=COMPARED, permutations=100, seed=about.seed)
+    rows = [
+        (
+            each.name,
+            float(each.value),
+            "" if each.interval is None else "{:.3g} to {:.3g}".format(*each.interval),
+            math.nan if each.baseline is None else float(each.baseline),
+            math.nan if each.p_value is None else float(each.p_value),
+        )
+        for each in found
+    ]
+    head = ("", "value", "95 % interval", "real against real", "p-value")
+    note = (
+        f"{found.rows[0]:,} generated rows against {found.rows[1]:,} real ones{found.note}. A model "
+        "as good as the data has the value in the column real against real."
+        + " Rows are compared without their contexts."
+        * (about.context is not None)
+    )
+    return Section("Samples in numbers", (paragraph(note), table(rows, head)))
+
+
+def diagnostics(about: Subject) -> Section:
+    """k-hat of the guide, where there are latents that it draws."""
+    found = about.verdict()
+    if found.khat is None:
+        reasons = [note for note in found.notes if note.startswith("guide")]
+        none = "k-hat does not apply: the guide of this model draws no latents."
+        return Section("Guide", (paragraph(reasons[0] if reasons else none, "note"),))
+    what = (
+        "PSIS k-hat tells how far the guide is from the posterior: up to 0.5 it is close, up to 0.7 "
+        "importance sampling corrects it, above neither can be trusted."
+    )
+    parts = [paragraph(what)]
+    if not found.khat.ndim:
+        parts.append(paragraph(f"k-hat {found.khat:.2f}, of all rows together", "number"))
+    elif found.khat.isnan().all():
+        parts.append(paragraph("It is not known for any row that was looked at.", "note"))
+    else:
+        caption = f"k-hat of {len(found.khat):,} rows, {found.particles} draws for each"
+        parts.append(picture(khats(found.khat).figure, caption, small=True))
+    return Section("Guide", tuple(parts))
+
+
+def model(about: Subject) -> Section:
+    """What was judged, on what, by which versions."""
+    gen: Any = about.gen
+    learned = sum(p.numel() for p in gen.parameters() if p.requires_grad)
+    facts: list[tuple] = [
+        ("family", type(gen).__name__),
+        ("parameters", f"{learned:,} that are learned"),
+        *_shapes(about.batch),
+        ("rows", f"{about.rows:,}, of which {layout_of(gen, about.some).size:,} are looked at"),
+        ("seed", f"{about.seed}"),
+        ("probgen", _version("probgen")),
+        ("Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
+        *((name, _version(name)) for name in LIBRARIES),
+    ]
+    return Section("Model and versions", (table(facts), folded("structure", repr(gen))))
+
+
+def _shapes(batch: tuple) -> list[tuple[str, str]]:
+    words = ("x", "context", *(f"argument {n + 1}" for n in range(2, len(batch))))
+    named = zip(words, batch, strict=False)
+    found = [(word, value) for word, value in named if torch.is_tensor(value)]
+    return [
+        (word, f"{tuple(value.shape)}{_missing(value)}, {str(value.dtype).removeprefix('torch.')}")
+        for word, value in found
+    ]
+
+
+def _missing(value: Tensor) -> str:
+    share = value.isnan().double().mean().item() if value.is_floating_point() else 0.0
+    return f", {100 * share:.1f} % missing" if share else ""
+
+
+def _version(name: str) -> str:
+    if name == "probgen":
+        return str(sys.modules["probgen"].__version__)
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+SECTIONS = {
+    "Verdict": judgment,
+    "Scores": scores,
+    "Training": training,
+    "Samples": samples,
+    "Samples in numbers": comparisons,
+    "Guide": diagnostics,
+    "Model and versions": model,
+}
+
+
+def subject(gen: GenerativeModel, batch: tuple, judged_rows: int, **options: Any) -> Subject:
+    """What a report is about, with so many rows to look at."""
+    return Subject(gen, batch, some_rows(gen, batch, judged_rows), **options)
