@@ -28,6 +28,7 @@ from probgen import (
     text,
     train,
 )
+from probgen.comparing import Comparison, compare
 from probgen.compile.scheduling import CompileWarning
 from probgen.compile.tracing import NotCompilable
 from probgen.core import (
@@ -165,6 +166,7 @@ __all__ = [
     "ChowLiu",
     "CircularFlow",
     "Codes",
+    "Comparison",
     "CompileWarning",
     "ContinuousFlow",
     "CouplingFlow",
@@ -233,6 +235,7 @@ __all__ = [
     "VariableLength",
     "VariableLengthLatents",
     "as_chains",
+    "compare",
     "conditional",
     "core",
     "data_plate",

@@ -17,6 +17,7 @@ from probgen.compile.tracing import Compiled
 from probgen.core.program import Program
 from probgen.heads import Gaussian
 from probgen.nn import Constant
+from probgen.objectives import Objective
 from probgen.train import CheckpointError, FitWarning, Labeled, Pairs, Unpaired, adam, fit
 from probgen.train.data import as_source, held_out
 from probgen.train.forms import Request
@@ -554,6 +555,26 @@ def test_numbers_of_rows_are_one_more_argument(compile, monkeypatch):
 
 # -- what is refused
 
+
+class Changing:
+    """Rows, and at last rows and contexts."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, n):
+        self.calls += 1
+        rows = torch.randn(n, 2)
+        return rows if self.calls < 4 else (rows, rows)
+
+
+class WithoutData(Objective):
+    """Pulls the model's draws to zero."""
+
+    def differentiable_loss(self, model, guide):
+        return model().square().mean()
+
+
 GAUSSIAN = lambda: Gaussian(Constant(4))  # noqa: E731
 REFUSED = {
     "one set": (lambda: Unpaired(A), TypeError, "two sets"),
@@ -605,6 +626,31 @@ REFUSED = {
         lambda: fit(GAUSSIAN(), Pairs(lambda n: torch.randn(n, 2)), epochs=3, progress=False),
         ValueError,
         "tell how many rows make an epoch",
+    ),
+    "other arguments than at first": (
+        lambda: fit(GAUSSIAN(), Pairs(Changing()), steps=9, batch_size=5, progress=False),
+        ValueError,
+        "1 tensors, got 2 or others; let it give the same arguments",
+    ),
+    "named arguments of several sets": (
+        lambda: run_on(Unpaired(A, B, plates=PLATES), rows=["a"]),
+        ValueError,
+        "rows in memory.*got Unpaired; leave rows out",
+    ),
+    "named arguments of batches": (
+        lambda: fit(GAUSSIAN(), [X[:9], X[9:]], rows=["x"], steps=2, progress=False),
+        ValueError,
+        "rows in memory.*got list; leave rows out",
+    ),
+    "data for an objective without": (
+        lambda: fit(GAUSSIAN(), X, WithoutData(), steps=2, progress=False),
+        TypeError,
+        r"arguments of the loss \(model, guide\), got 3",
+    ),
+    "validation rows for an objective without": (
+        lambda: fit(GAUSSIAN(), None, WithoutData(), validation=X, steps=2, progress=False),
+        TypeError,
+        r"arguments of the loss \(model, guide\), got 3 .*; give validation rows as the data are",
     ),
     "no function": (lambda: Pairs(3), TypeError, "function make"),
     "a batch size without data": (

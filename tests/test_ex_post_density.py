@@ -93,3 +93,13 @@ def test_a_point_is_what_the_network_gives(case: str) -> None:
 def test_a_network_of_other_batch_dims_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected the network of Point to give \(7,\)"):
         Point(torch.nn.Flatten(0))(torch.zeros(7, 3))
+
+
+def test_chains_that_never_draw_do_not_claim_to_converge() -> None:
+    """The proposal is the point of the completed row alone; with a spread it reaches all codes."""
+    x = ring(6, 0)
+    x[:, 0] = torch.nan
+    gen = autoencoder()
+    assert pg.impute(gen, x, num_steps=3, seed=0).kind == "heuristic"
+    drawing = pg.VAE(gen.prior, gen.decoder, Gaussian(MLP(5, [32], 4)))
+    assert pg.impute(drawing, x, num_steps=3, seed=0).kind == "asymptotic"

@@ -25,10 +25,14 @@ from probgen.distributions.flows.matching import StraightPath, TrigonometricPath
 from probgen.distributions.flows.ode import Adaptive, Rademacher, RungeKutta
 from probgen.models.empirical import Empirical
 from probgen.models.flow_matching import FlowMatching
+from probgen.models.quantized import BinNoise, Quantized
+from probgen.models.standardized import Standardized
+from probgen.nn.mlp import MLP
 from probgen.nn.time import TimeMLP
 from probgen.nn.unet import UNet
 from probgen.objectives.denoising import Denoising
 from probgen.objectives.elbo import ELBO
+from probgen.objectives.enumerated import default_objective
 from probgen.train.fit import adam, fit
 
 MEAN, SCALE = torch.tensor([1.0, -2.0]).double(), torch.tensor([0.5, 3.0]).double()
@@ -367,6 +371,37 @@ def test_training_solves_no_equation():
     gen = FlowMatching(GaussianVelocity(StraightPath()), (2,)).double()
     fit(gen, torch.randn(64, 2, dtype=torch.double), Denoising(), steps=5, batch_size=32, **QUIET)
     assert gen.net.calls == 5
+
+
+WRAPPED = {
+    "alone": lambda gen: gen,
+    "in other units": lambda gen: Standardized(gen, torch.zeros(2), torch.ones(2)),
+    "of integers": Quantized,
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_the_loss_of_flow_matching_is_the_default(name):
+    """Step by step that of Denoising, and one call of the network for each."""
+    losses = []
+    for objective in (None, Denoising()):
+        network = GaussianVelocity(StraightPath())
+        gen = WRAPPED[name](FlowMatching(network, (2,)).double())
+        x = torch.randn(64, 2, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+        losses.append(fit(gen.double(), x.round(), objective, steps=5, batch_size=32, **QUIET).loss)
+        assert network.calls == 5
+    assert losses[0] == losses[1]
+
+
+def test_where_the_loss_has_no_meaning_the_density_is_trained():
+    noise = BinNoise(MLP(2, [4], 4))
+    gen = Quantized(FlowMatching(TimeMLP(2, [4]), (2,), solver=Euler(2)), noise=noise)
+    assert isinstance(default_objective(gen, torch.ones(3, 2)), ELBO)
+
+
+def test_a_flow_between_data_sets_is_trained_by_default():
+    gen = FlowMatching(TimeMLP(2, [8]), (2,), base=Empirical(torch.randn(9, 2)))
+    assert fit(gen, torch.randn(16, 2), steps=3, **QUIET).steps == 3
 
 
 def test_maximum_likelihood_trains_it_too():

@@ -25,7 +25,7 @@ from probgen.objectives.generator_regularizers import (
     ModeSeeking,
     PathLength,
 )
-from probgen.objectives.regularizers import R1, R2, Lazy, Scheduled
+from probgen.objectives.regularizers import R1, R2, GradientPenalty, Lazy, Scheduled
 from probgen.objectives.schedules import geometric, linear_warmup
 from probgen.train.fit import adam, fit
 
@@ -296,3 +296,22 @@ def test_a_model_without_latents_is_refused():
     objective = Adversarial(MLP(2, [8], 1), generator_regularizers=[PathLength()])
     with pytest.raises(TypeError, match="PathLength: expected a model whose draws of x follow"):
         fit(RealNVP(2, layers=2), X, objective, steps=1)
+
+
+@pytest.mark.parametrize("wrapped", [lambda penalty: penalty, lambda penalty: Lazy(penalty, 2)])
+@pytest.mark.parametrize(
+    ("name", "penalty", "other"),
+    [
+        ("generator_regularizers", R1(1.0), "regularizers"),
+        ("generator_regularizers", GradientPenalty(), "regularizers"),
+        ("regularizers", PathLength(), "generator_regularizers"),
+        ("regularizers", ModeSeeking(), "generator_regularizers"),
+        ("regularizers", DiversitySensitive(), "generator_regularizers"),
+        ("regularizers", FeatureMatching(), "generator_regularizers"),
+    ],
+)
+def test_penalties_of_the_other_player_are_refused(name, penalty, other, wrapped):
+    """And accepted where the message says that they belong."""
+    with pytest.raises(TypeError, match=rf"expected penalties .*; .*\b{other}=\[\.\.\.\]"):
+        Adversarial(nn.Linear(2, 1), **{name: [wrapped(penalty)]})
+    Adversarial(nn.Linear(2, 1), **{other: [wrapped(penalty)]})

@@ -18,6 +18,7 @@ BELOW = {
     "compile": {"core"},
     "scoring": {"core", "compile"},
     "sampling": {"core", "compile"},
+    "comparing": {"core", "scoring"},
     "nn": set(),
     "text": set(),
     "datasets": {"captions", "showers"},

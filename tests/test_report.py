@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import re
+import tempfile
 from functools import cache
 from html.parser import HTMLParser
 
@@ -95,26 +96,26 @@ def given():
 def series():
     return (
         pg.HiddenMarkovModel(2, 9, pg.sequences.GaussianEmission(2, dims=1)),
-        torch.randn(20, 9, 1),
+        torch.randn(50, 9, 1),
         {},
     )
 
 
 def unnormalized():
-    return pg.RBM(pg.energy.BernoulliUnits(6), hidden=30), (torch.rand(30, 6) > 0.5).float(), {}
+    return pg.RBM(pg.energy.BernoulliUnits(6), hidden=30), (torch.rand(50, 6) > 0.5).float(), {}
 
 
 def numbers():
     return (
-        pg.Fixed(dist.Normal, loc=torch.tensor(1.0), scale=torch.tensor(2.0)),
-        torch.randn(30),
+        pg.Fixed(dist.Normal, event_ndim=0, loc=torch.tensor(1.0), scale=torch.tensor(2.0)),
+        torch.randn(50),
         {},
     )
 
 
 def holes():
-    gen, x, _ = pg.GaussianMixture(2, dims=3), torch.randn(40, 3), None
-    return gen, torch.where(torch.rand(40, 3) < 0.5, x, torch.nan), {}
+    gen, x, _ = pg.GaussianMixture(2, dims=3), torch.randn(90, 3), None
+    return gen, torch.where(torch.rand(90, 3) < 0.9, x, torch.nan), {}
 
 
 SUBJECTS = {
@@ -132,9 +133,7 @@ PICTURES |= {"numbers": 1, "missing": 2}
 
 
 @cache
-def made(name, folder=None):
-    import tempfile
-
+def made(name):
     gen, data, options = SUBJECTS[name]()
     with tempfile.TemporaryDirectory() as folder:
         path = pg.report(gen, data, f"{folder}/new/page.html", particles=8, **options)
@@ -180,8 +179,6 @@ def test_the_score_is_that_of_the_model(name):
 
 
 def _written(gen, data, **options):
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         return pg.report(gen, data, f"{folder}/page.html", particles=8, **options).read_text()
 

@@ -70,6 +70,11 @@ def test_a_description_survives_json():
     assert again != Vocabulary.from_dict(described, words)
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (2, 3, 0), (0, 0)])
+def test_rows_without_tokens_are_empty_texts(shape):
+    assert Vocabulary.of(TEXTS).decode(torch.zeros(shape)) == [""] * math.prod(shape[:-1])
+
+
 REFUSED = [
     (lambda v: v.encode("two"), TypeError, r"expected a list of texts, got one text; pass \['two'"),
     (lambda v: v.encode(3), TypeError, "expected a list of texts, got int; pass strings"),
@@ -86,6 +91,9 @@ REFUSED = [
     (lambda v: Vocabulary.of(["a"], end="<padding>"), ValueError, "expected different tokens"),
     (lambda v: Vocabulary.from_dict({"tokens": []}), ValueError, "of format 1, got keys"),
     (lambda v: words(3), TypeError, "got 3"),
+    (lambda v: Vocabulary.of(["a"], tokenizer=len), TypeError, "list of strings, got int for 'a'"),
+    (lambda v: Vocabulary.of(["a"], tokenizer=str), TypeError, "list of strings, got str for 'a'"),
+    (lambda v: Vocabulary.of(["a"], tokenizer=lambda t: [1]), TypeError, "gives strings, got int"),
 ]
 
 

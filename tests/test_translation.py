@@ -5,6 +5,7 @@ Maps that are known, programs of anyone's own, training that resumes.
 
 import copy
 import math
+import re
 
 import pyro
 import pytest
@@ -469,3 +470,43 @@ def test_translators_are_frozen_and_averaged_as_networks():
     gen, _ = translators()
     assert list(Frozen(gen.to_b).parameters()) == []
     assert Average(gen.to_b, 0.9)(A).shape == A.shape
+
+
+LABELS = torch.tensor([0, 1, 2, 0])
+AS_LABELS = {
+    "integers": LABELS,
+    "floating point": LABELS.float(),
+    "a column": LABELS[:, None],
+    "a column in floating point": LABELS[:, None].float(),
+    "as many as levels": LABELS[:3],
+    "another number of levels": torch.eye(4)[LABELS],
+}
+
+
+@pytest.mark.parametrize("name", AS_LABELS)
+def test_labels_are_no_attributes_and_the_advice_makes_them_some(name):
+    labels = AS_LABELS[name]
+    gen = StarGAN(SideBySide(MLP(2 + 3, [6], 2)), Codes([3]))
+    objective = AttributeTranslation(MLP(2, [6], 1), Codes([3], net=MLP(2, [6], 3)))
+    x = torch.randn(len(labels), 2)
+    quiet = {"steps": 1, "verdict": False, "progress": False, "compile": False}
+    with pytest.raises(ValueError, match=r"expected attributes \(\d, 3\), got .*; give one-hot") as told:
+        fit(gen, (x, labels), objective, **quiet)
+    with pytest.raises(ValueError, match="for all rows, got .*; give one-hot"):
+        gen.translate(x, labels)
+    if labels.shape[-1] == 4:
+        return
+    advice = re.search(r"torch\.nn\.functional\.one_hot\(.*\)\.float\(\)", str(told.value))
+    attributes = eval(advice.group(), {"torch": torch, "labels": labels})  # noqa: S307
+    assert torch.equal(attributes, torch.eye(3)[LABELS[: len(labels)]])
+    assert fit(gen, (x, attributes), objective, **quiet).steps == 1
+
+
+def test_sets_of_other_lengths_are_unpaired_and_the_advice_works():
+    gen = CycleGAN(MLP(2, [6], 2), MLP(2, [6], 2))
+    objective = CycleConsistency(MLP(2, [6], 1), MLP(2, [6], 1))
+    a, b = torch.randn(9, 2), torch.randn(5, 2)
+    quiet = {"steps": 1, "verdict": False, "progress": False, "compile": False}
+    with pytest.raises(ValueError, match=r"got 9 and 5; pass Unpaired\(a, b\)"):
+        fit(gen, (a, b), objective, **quiet)
+    assert fit(gen, Unpaired(a, b), objective, **quiet).steps == 1

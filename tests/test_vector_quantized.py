@@ -225,3 +225,53 @@ def test_priors_of_other_places_are_refused():
         ValueError, match=r"expected a prior of tokens in 1 dims, .*got events \(2, 2, 3\)"
     ):
         tiny(prior=pg.Fixed(dist.Categorical, event_ndim=3, logits=torch.zeros(2, 2, 3, 3)))
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        pg.Fixed(dist.Categorical, logits=torch.zeros(2, 2)),
+        pg.Fixed(dist.Categorical, logits=torch.zeros(2, 4)),
+        pg.MADE(2, [8], Categorical(levels=4), encode=OneHot(4)),
+        pg.Transformer((2,), Categorical(levels=2), Tokens(2, 8), layers=1),
+    ],
+    ids=["fewer", "more", "more of a MADE", "fewer of a Transformer"],
+)
+def test_priors_of_other_codes_are_refused(prior):
+    """Tokens without a probability, and probable tokens without a code."""
+    with pytest.raises(ValueError, match=r"expected a prior of tokens 0, 1, \.\.\., 2, .*; give"):
+        tiny(prior=prior)
+
+
+def test_tokens_of_other_places_are_refused_by_shape():
+    gen = tiny(prior=pg.Fixed(dist.Categorical, logits=torch.zeros(3, 3)))
+    text = r"site 'k': expected values of shape \(\*batch, 3\), got \(16, 2\); give guide and model"
+    with pytest.raises(ValueError, match=text):
+        pg.fit(gen, X, steps=1, progress=False)
+
+
+def test_one_token_for_a_row():
+    """Vectors without places: the sum over all tokens of each row by hand."""
+    torch.manual_seed(0)
+    encoder, decoder = nn.Linear(4, 2), Bernoulli(nn.Linear(2, 4))
+    prior = pg.Fixed(dist.Categorical, logits=torch.randn(5))
+    gen = pg.VQVAE(encoder, decoder, Codebook(5, 2), prior)
+    pg.fit(gen, X, steps=3, verdict=False, progress=False, compile=False, seed=0)
+    gen.eval()
+    codes = gen.quantizer.codes
+    nearest = torch.cdist(encoder(X), codes).argmin(1)
+    assert torch.equal(gen.tokens(X).long(), nearest)
+    each = prior().log_prob(torch.arange(5.0)) + decoder(codes).log_prob(X[:, None])
+    own = each.gather(1, nearest[:, None])[:, 0].detach()
+    assert_close(pg.log_likelihood(gen, X).value, own)
+    frequency = pg.sample(gen, 20_000, seed=0).mean(0)
+    mean = (prior().probs[:, None] * decoder(codes).mean).sum(0).detach()
+    assert_close(frequency, mean, atol=0.02, rtol=0)
+
+
+def test_the_verdict_says_that_nothing_is_known_of_a_guide_that_draws_nothing():
+    gen = tiny()
+    judged = pg.fit(gen, X, steps=50, progress=False, compile=False, seed=0).verdict
+    assert judged.khat.isnan().all() and judged.share_unreliable is None
+    assert "k-hat is known of none of 16 rows: the guide leaves out values" in str(judged)
+    assert "%" not in str(judged) and "nan" not in str(judged)

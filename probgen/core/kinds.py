@@ -169,13 +169,11 @@ def takes_no_draw(site: Site) -> bool:
     return site["fn"].support.is_discrete or isinstance(unwrapped(site["fn"]), Delta)
 
 
-def check_rows_drawn(reading: Reading, plate: str) -> None:
-    """Refuses a guide without a draw of its own for every row.
+def without_own_draw(reading: Reading, plate: str) -> list[str]:
+    """Continuous latents of rows at which a guide has no draw of its own for every row.
 
-    Point estimates, or one joint draw for all rows.
-
-    With ``AutoMultivariateNormal`` the latents of rows are images of one draw for all of them
-    together.
+    Point estimates, or one joint draw for all rows: with ``AutoMultivariateNormal`` the latents of
+    rows are images of one draw for all of them together.
     """
     model = density_sites(reading.model)
     local = {
@@ -186,7 +184,12 @@ def check_rows_drawn(reading: Reading, plate: str) -> None:
     continuous = [n for n in local if not (n in model and takes_no_draw(model[n]))]
     images = [name for name in continuous if isinstance(unwrapped(local[name]["fn"]), Delta)]
     sources = [name for name in local if local[name]["infer"].get("is_auxiliary")]
-    if len(images) > len(sources):
+    return images if len(images) > len(sources) else []
+
+
+def check_rows_drawn(reading: Reading, plate: str) -> None:
+    """Refuses a guide without a draw of its own for every row, see :func:`without_own_draw`."""
+    if images := without_own_draw(reading, plate):
         raise ValueError(
             f"expected a guide that draws the latents of each row in plate '{plate}', got point "
             "estimates or one "

@@ -12,7 +12,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
 
 from probgen.core import checks
@@ -66,6 +66,16 @@ class Poisson(dist.Poisson):
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Poisson:
         return Poisson(self.log_rate.expand(batch_shape), validate_args=self._validate_args)
+
+
+class Gamma(dist.Gamma):
+    """Gamma distribution of positive numbers: at 0 the density is 0 or infinite.
+
+    >>> Gamma(torch.tensor(2.0), torch.tensor(1.0)).support
+    GreaterThan(lower_bound=0.0)
+    """
+
+    support = constraints.positive
 
 
 class Categorical(dist.Categorical):

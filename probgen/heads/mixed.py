@@ -118,7 +118,8 @@ class ColumnEntries(BatchedDistribution):
         self.distributions = list(distributions)
         self.sizes = [distribution.batch_shape[-1] for distribution in self.distributions]
         super().__init__(
-            (*self.distributions[0].batch_shape[:-1], sum(self.sizes)), validate_args=False
+            torch.Size((*self.distributions[0].batch_shape[:-1], sum(self.sizes))),
+            validate_args=False,
         )
 
     @property

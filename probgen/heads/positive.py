@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from probgen.core import checks
+from probgen.heads import distributions
 from probgen.heads.base import Head, Positive
 
 LOG_RANGE = 8.0  # of concentrations: beyond, terms of lgamma cancel in float32
@@ -56,6 +57,8 @@ class Gamma(Head):
 
     Raw parameters: :math:`\log \mu` and, unless ``concentration`` is given, :math:`\log a`.
 
+    Where data have zeros, make them an atom: ``ZeroInflated(head=Gamma())``.
+
     Parameters
     ----------
     net, event_ndim, context_ndim
@@ -87,4 +90,4 @@ class Gamma(Head):
             log_concentration = rest[0].clamp(-LOG_RANGE, LOG_RANGE)
         else:
             log_concentration = self.concentration.log
-        return dist.Gamma(log_concentration.exp(), (log_concentration - log_mean).exp())
+        return distributions.Gamma(log_concentration.exp(), (log_concentration - log_mean).exp())

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -160,7 +160,7 @@ def em(
         Data ``(N, *event)`` of the parameters' dtype; NaN = missing, where the family marginalizes
         it. It may lie on another device than the parameters: blocks of rows are moved. Sequences of
         different lengths come as a list of tensors ``(T_b, *event)``, or padded with NaN at the
-        end.
+        end. A frame, where ``gen`` is a :class:`Tabular <probgen.Tabular>` of such a family.
     weights : Tensor, optional
         How often each row counts, ``(N,)``, not negative: whole numbers are the same as repeated
         rows. Their sum is so many rows, beside which pseudo-counts and regularization are weighed:
@@ -221,6 +221,9 @@ def em(
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.is_seed(**checks.given(seed=seed))
     check_progress(progress)
+    slopes = 0.0
+    if getattr(gen, "gives_frames", False):
+        gen, x, slopes = gen.inside(x, weights)
     _check(gen)
     data = prepared(gen, x, weights, labels, max_rows)
     total = max(1, n_init) * max_iter
@@ -238,7 +241,7 @@ def em(
             RuntimeWarning,
             stacklevel=4,  # torch.no_grad stands in between
         )
-    return result
+    return replace(result, log_likelihood=result.log_likelihood + slopes) if slopes else result
 
 
 def _best_of(

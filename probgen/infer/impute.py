@@ -16,7 +16,7 @@ from probgen.core import checks
 from probgen.core.conversion import has_named_columns, tensor_from
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
-from probgen.core.kinds import density_kind, kind_of, visits_one, worst
+from probgen.core.kinds import density_kind, kind_of, visits_one, without_own_draw, worst
 from probgen.core.modes import infers
 from probgen.core.progress import Progress, Reported, check_progress, counting
 from probgen.core.reading import Reading, read
@@ -63,7 +63,8 @@ class Imputation:
     kind : str
         ``"exact"``: independent draws from the model's conditional distribution. ``"asymptotic"``:
         ends of Markov chains that converge to it. ``"heuristic"``: ends of chains that converge to
-        something near it, because the model has a density that is not exact.
+        something near it, because the model has a density that is not exact, or a guide that does
+        not draw.
     acceptance : Tensor
         Share of accepted proposals of every row ``(B,)``; one where draws are exact. Values near
         zero mean that the guide misses the posterior of that row, and that its draws have not
@@ -525,7 +526,7 @@ def _kind(pair: Reading, plate: str) -> str:
 
     An inexact guide is refused.
     """
-    explores = not visits_one(pair, plate)
+    explores = not visits_one(pair, plate) and not without_own_draw(pair, plate)
     kind_of(pair, plate)
     exact = explores and (
         worst(*(density_kind(site["fn"]) for site in sample_sites(pair.model).values())) == "exact"

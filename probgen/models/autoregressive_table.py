@@ -175,7 +175,7 @@ class _Seen(nn.Module):
         of_column = x.index_select(-1, self.column)
         number = ((x - self.loc) / self.scale).index_select(-1, self.column)
         features = torch.where(self.value.isnan(), number, (of_column == self.value).to(number))
-        known = seen.to(features)
+        known = seen.expand(x.shape).to(features)
         return torch.cat((features * known.index_select(-1, self.column), known), -1)
 
 

@@ -36,8 +36,8 @@ class _Translations(Recorded, nn.Module):
             )
         if len(a) != len(b):
             raise ValueError(
-                f"expected as many rows of both sets in a batch, got {len(a)} and {len(b)}; give "
-                "both the same of batch_sizes"
+                f"expected as many rows of both sets in a batch, got {len(a)} and {len(b)}; "
+                "pass Unpaired(a, b), with one of batch_sizes for both"
             )
         with data_plate(a):
             made_b = pyro.sample("b", self.translated(self.to_b, a, b.shape[1:]), obs=b)

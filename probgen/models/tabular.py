@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.contexts import size_of
+from probgen.core.conversion import rows_from
 from probgen.core.modes import infers
 from probgen.core.module import DistributionModule
 from probgen.core.seeds import Seed, takes_seed
+from probgen.core.supports import DOES_NOT_RUN, support_of
+from probgen.core.turns import same_random_state
 from probgen.distributions.flows.cells import CellTransform
 from probgen.distributions.flows.columns import ColumnMaps
 from probgen.distributions.flows.rescaled import Rescaled, summed
@@ -53,7 +55,8 @@ class Tabular(DistributionModule):
     Raises
     ------
     ValueError
-        If the family has events of another width.
+        If the family has events of another width, or is one of real numbers where columns are labels
+        or counts.
 
     >>> import pandas
     >>> from probgen.heads import Mixed
@@ -80,6 +83,7 @@ class Tabular(DistributionModule):
         checks.instance(Table, "pass pg.Table.read(frame)", table=table)
         checks.generative(family=family)
         super().__init__()
+        _check_family(table, family)
         self.table = table
         self.family = family
         self.context_ndim = family.context_ndim
@@ -100,11 +104,7 @@ class Tabular(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> Rescaled | Rounded:
         base = self.family(context)
-        if base.event_shape != self.low.shape:
-            raise ValueError(
-                f"expected a family of rows of {len(self.low)} columns, got events of shape "
-                f"{tuple(base.event_shape)}; build it with table.heads()"
-            )
+        _check_width(len(self.low), base)
         distribution = Rescaled(base, self._units)
         return (
             Rounded(distribution, self.columns.resolution) if self.columns.on_grid else distribution
@@ -152,37 +152,41 @@ class Tabular(DistributionModule):
         checks.at_least(0, n=n)
         return self.frame(self(context).sample(torch.Size((n,))).flatten(0, -2))
 
-    @property
-    def expect(self) -> Callable[..., Any]:
-        """E-step of the family, if it has one: :func:`probgen.em`."""
-        family: Any = self.family
-        step = family.expect
+    def inside(self, rows: Any, weights: Any = None) -> tuple[DistributionModule, Tensor, float]:
+        """The family, rows as it takes them, and the mean of the logarithms of their slopes.
 
-        @wraps(step)
-        def expect(x: Tensor, **given: Any) -> Any:
-            value, statistics = step(self.prepare(x), **given)
-            _, ladj = self._units.call_and_ladj(x + self.columns.resolution / 2)
-            slopes = summed(torch.where(x.isnan(), 0.0, ladj), 1)
-            weights = given.get("weights")
-            slopes = slopes if weights is None else slopes * weights
-            return value + slopes.sum().to(value), statistics
+        What :func:`probgen.em` works with: ``(N, D)``; on a grid, in the middle of a step.
+        """
+        (x,) = self.settle((rows,))
+        y, ladj = self._units.call_and_ladj(x + self.columns.resolution / 2)
+        slopes = summed(torch.where(x.isnan(), 0.0, ladj), 1).double()
+        share = torch.ones(len(x)) if weights is None else rows_from("weights", weights)
+        share = share.to(slopes)
+        return self.family, y, float((slopes * share).sum() / share.sum())
 
-        return expect
 
-    @property
-    def initialize(self) -> Callable[..., Any]:
-        """The start of the family, if it has one."""
-        family: Any = self.family
-        start = family.initialize
+def _check_family(table: Table, family: Any) -> None:
+    """Refuses a family of other rows, where it tells without a context what its rows are."""
+    if size_of(family):
+        return
+    try:
+        with torch.no_grad(), same_random_state():
+            distribution = family()
+    except DOES_NOT_RUN:
+        return
+    _check_width(len(table.fields), distribution)
+    whole = [name for name, kind in table.kinds.items() if kind.whole]
+    if whole and support_of(distribution).check(torch.full((len(table.fields),), 0.5)).all():
+        raise ValueError(
+            f"expected a family of labels or counts in columns {whole[:3]}, got "
+            f"{type(family).__name__}, whose values are real numbers; build one with table.heads(): "
+            "pg.AutoregressiveTable(table.heads(), [64])"
+        )
 
-        @wraps(start)
-        def initialize(x: Tensor, *arguments: Any, **given: Any) -> None:
-            start(self.prepare(x), *arguments, **given)
 
-        return initialize
-
-    @property
-    def maximize(self) -> Callable[..., Any]:
-        """M-step of the family, if it has one."""
-        family: Any = self.family
-        return family.maximize
+def _check_width(width: int, distribution: Any) -> None:
+    if tuple(distribution.event_shape) != (width,):
+        raise ValueError(
+            f"expected a family of rows of {width} columns, got events of shape "
+            f"{tuple(distribution.event_shape)}; build it with table.heads()"
+        )

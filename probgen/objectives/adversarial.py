@@ -15,7 +15,7 @@ from probgen.core.sums import sum_of
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.games import Game
 from probgen.objectives.generator_regularizers import GeneratorRegularizer, GeneratorRound
-from probgen.objectives.regularizers import Regularizer
+from probgen.objectives.regularizers import Regularizer, check_player
 from probgen.objectives.samples import LatentDraw, UnconditionedRun, unconditioned_run
 from probgen.objectives.schedules import WeightSchedule, at_step
 from probgen.objectives.two_players import TwoPlayers
@@ -103,7 +103,12 @@ class Adversarial(TwoPlayers):
     ):
         checks.at_least(1, critic_steps=critic_steps)
         checks.scheduled(information=information)
-        checks.functions(generator_regularizers=generator_regularizers)
+        check_player(
+            "generator",
+            "generator_regularizers",
+            generator_regularizers,
+            "pass regularizers=[...]",
+        )
         super().__init__()
         self.adversary = Adversary(
             critic,

@@ -16,7 +16,7 @@ from probgen.core import checks
 from probgen.core.construction import Recorded
 from probgen.core.sums import sum_of
 from probgen.objectives.games import Game, NonSaturating
-from probgen.objectives.regularizers import Regularizer, Round
+from probgen.objectives.regularizers import Regularizer, Round, check_player
 
 
 class Adversary(Recorded, nn.Module):
@@ -92,7 +92,12 @@ class Adversary(Recorded, nn.Module):
         checks.has(
             ("critic", "generator"), "pass NonSaturating() or Hinge()", **checks.given(game=game)
         )
-        checks.functions(regularizers=regularizers)
+        check_player(
+            "critic",
+            "regularizers",
+            regularizers,
+            "pass Adversarial(critic, generator_regularizers=[...])",
+        )
         checks.at_least(1, "1 shows the critic one row at a time", packing=packing)
         checks.function(**checks.given(augment=augment))
         checks.within("[0, 1)", mismatched=mismatched)

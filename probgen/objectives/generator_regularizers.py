@@ -46,7 +46,10 @@ class GeneratorRound(NamedTuple):
 
 
 class GeneratorRegularizer(Protocol):
-    """A penalty that is added to the generator's loss."""
+    """A penalty that is added to the generator's loss.
+
+    Its ``player``, where it has one, says whose loss: ``"critic"`` or ``"generator"``.
+    """
 
     def __call__(self, played: GeneratorRound) -> Tensor:
         """The penalty, row by row ``(B,)``, or of all rows together ``()``."""
@@ -81,6 +84,7 @@ class PathLength(Recorded, nn.Module):
     """
 
     mean: Tensor
+    player = "generator"
 
     def __init__(self, weight: float = 2.0, decay: float = 0.01):
         checks.not_negative(weight=weight)
@@ -138,6 +142,7 @@ class DiversitySensitive:
 
     weight: float = 1.0
     bound: float = math.inf
+    player = "generator"
 
     def __post_init__(self) -> None:
         checks.not_negative(weight=self.weight)
@@ -173,6 +178,7 @@ class ModeSeeking:
     """
 
     weight: float = 1.0
+    player = "generator"
 
     def __post_init__(self) -> None:
         checks.not_negative(weight=self.weight)
@@ -204,6 +210,7 @@ class FeatureMatching:
 
     weight: float = 1.0
     layers: Sequence[nn.Module] = ()
+    player = "generator"
 
     def __post_init__(self) -> None:
         checks.not_negative(weight=self.weight)

@@ -35,7 +35,10 @@ class Round(NamedTuple):
 
 
 class Regularizer(Protocol):
-    """A penalty that is added to the critic's loss."""
+    """A penalty that is added to the critic's loss.
+
+    Its ``player``, where it has one, says whose loss: ``"critic"`` or ``"generator"``.
+    """
 
     def __call__(self, played: Round) -> Tensor:
         """The penalty, row by row: ``(B,)``."""
@@ -64,6 +67,7 @@ class GradientPenalty:
 
     weight: float = 10.0
     target: float = 1.0
+    player = "critic"
 
     def __post_init__(self) -> None:
         checks.not_negative(weight=self.weight, target=self.target)
@@ -99,6 +103,7 @@ class R1:
     """
 
     gamma: float = 10.0
+    player = "critic"
 
     def __post_init__(self) -> None:
         checks.not_negative(gamma=self.gamma)
@@ -120,6 +125,7 @@ class R2:
     """
 
     gamma: float = 10.0
+    player = "critic"
 
     def __post_init__(self) -> None:
         checks.not_negative(gamma=self.gamma)
@@ -155,6 +161,11 @@ class Scheduled(Recorded, nn.Module):
         self.regularizer = regularizer
         self.weight = weight
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    @property
+    def player(self) -> str | None:
+        """Whose loss it is added to, where the regularizer says so."""
+        return getattr(self.regularizer, "player", None)
 
     def forward(self, played: Any) -> Tensor:
         return at_next_step(self.weight, self.step, self.training) * self.regularizer(played)
@@ -192,6 +203,11 @@ class Lazy(Recorded, nn.Module):
         self.every = every
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
+    @property
+    def player(self) -> str | None:
+        """Whose loss it is added to, where the regularizer says so."""
+        return getattr(self.regularizer, "player", None)
+
     def forward(self, played: Any) -> Tensor:
         if not self.training:
             return self.regularizer(played)
@@ -200,6 +216,24 @@ class Lazy(Recorded, nn.Module):
         if not due:
             return torch.zeros((), device=self.step.device)
         return self.every * self.regularizer(played)
+
+
+def check_player(player: str, name: str, regularizers: Any, other: str) -> None:
+    """Refuses what is no list of functions, and penalties of the other player; ``TypeError``.
+
+    >>> check_player("generator", "generator_regularizers", [R1()], "pass regularizers=[...]")
+    Traceback (most recent call last):
+        ...
+    TypeError: expected penalties of the generator in generator_regularizers, got R1(gamma=10.0), one of the critic; ...
+    """
+    checks.functions(**{name: regularizers})
+    for each in regularizers:
+        found = getattr(each, "player", None)
+        if found is not None and found != player:
+            raise TypeError(
+                f"expected penalties of the {player} in {name}, got {each}, one of the {found}; "
+                f"{other}"
+            )
 
 
 def _squared(critic: Callable[[Tensor], Tensor], x: Tensor, scores: Tensor) -> Tensor:

@@ -149,6 +149,7 @@ class SelectiveDiversity(Recorded, nn.Module):
     """
 
     layers: tuple[nn.Module, ...]
+    player = "generator"
 
     def __init__(
         self,

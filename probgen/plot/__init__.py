@@ -10,6 +10,7 @@ from probgen.plot.latents import embedding, interpolation, latent_map, reconstru
 from probgen.plot.mixtures import components, memberships
 from probgen.plot.networks import graph
 from probgen.plot.planes import density, paths
+from probgen.plot.ranking import leaderboard
 from probgen.plot.series import forecast, states
 from probgen.plot.tables import column_pairs, columns
 from probgen.plot.training import gradient_norms, learning_rates, loss_curve
@@ -28,6 +29,7 @@ __all__ = [
     "interpolation",
     "khats",
     "latent_map",
+    "leaderboard",
     "learning_rates",
     "loss_curve",
     "memberships",

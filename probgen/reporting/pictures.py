@@ -18,6 +18,7 @@ SHOWN = 32  # images
 CURVES = 6
 MOST_COLUMNS = 12
 MOST_PAIRS = 5
+OF_COLUMNS = "each column, as shares of the rows: real and generated (synthetic)"
 
 
 def pictures_of(
@@ -40,6 +41,16 @@ def pictures_of(
     if len(event) == 2:
         return (_series(real, made),)
     return tuple(_columns(real.reshape(len(real), -1), made.reshape(len(made), -1), names))
+
+
+def pictures_of_frames(real: Any, made: Any) -> list[str]:
+    """Tables with columns of several kinds, in their own words."""
+    shown = list(real.columns)[:MOST_COLUMNS]
+    tables = [{name: list(each[name]) for name in shown} for each in (real, made)]
+    parts = [picture(columns(*tables)[0].figure, OF_COLUMNS)]
+    if len(real.columns) > len(shown):
+        parts.append(paragraph(f"The first {len(shown)} of {len(real.columns)} columns.", "note"))
+    return parts
 
 
 def are_images(event: tuple[int, ...]) -> bool:
@@ -69,8 +80,7 @@ def _columns(real: Tensor, made: Tensor, names: Sequence[str] | None) -> list[st
     shown = min(dims, MOST_COLUMNS)
     told = list(names[:shown]) if names is not None else None
     figure = columns(real[:, :shown], made[:, :shown], names=told)[0].figure
-    caption = "each column, as shares of the rows: real (filled) and generated (synthetic, line)"
-    parts = [picture(figure, caption)]
+    parts = [picture(figure, OF_COLUMNS)]
     if dims > shown:
         parts.append(
             paragraph(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from probgen.core.entry import as_rows
 from probgen.core.rows import layout_of, some_rows
 from probgen.diagnostics.findings import CAUTION, FAULT
 from probgen.diagnostics.verdict import FitVerdict, verdict
@@ -20,7 +21,7 @@ from probgen.evaluate.report import sample_report
 from probgen.plot.training import gradient_norms, learning_rates, loss_curve
 from probgen.plot.trust import khats
 from probgen.reporting.page import Section, folded, paragraph, picture, points, side_by_side, table
-from probgen.reporting.pictures import first_rows, pictures_of
+from probgen.reporting.pictures import first_rows, pictures_of, pictures_of_frames
 from probgen.sampling import sample
 from probgen.scoring import log_likelihood
 
@@ -60,6 +61,9 @@ class Subject:
         Of columns.
     particles, seed : int
         For scores; for all that is random.
+    judged, drawn, frames
+        What has been made so far: the verdict, draws, and both tables as frames where the model has
+        one.
     """
 
     gen: GenerativeModel
@@ -72,6 +76,7 @@ class Subject:
     seed: int
     judged: FitVerdict | None = None
     drawn: Tensor | None = None
+    frames: tuple[Any, Any] | None = None
 
     @property
     def rows(self) -> int:
@@ -94,11 +99,15 @@ class Subject:
     def samples(self) -> Tensor:
         """As many draws as there are rows that are looked at, each in the context of one of them."""
         if self.drawn is None:
-            count = layout_of(self.gen, self.some).size
-            if self.context is None:
-                self.drawn = sample(self.gen, count, seed=self.seed)
-            else:
-                self.drawn = sample(self.gen, 1, self.context, seed=self.seed)[0]
+            count = 1 if self.context is not None else layout_of(self.gen, self.some).size
+            made: Any = sample(self.gen, count, self.context, seed=self.seed)
+            if not torch.is_tensor(made):  # a frame, of a model that has a table
+                gen: Any = self.gen
+                self.frames = gen.frame(self.some[0]), made
+                made = as_rows(gen, made, *self.some[1:])[0]
+            elif self.context is not None:
+                made = made[0]
+            self.drawn = made
         return self.drawn
 
 
@@ -186,6 +195,8 @@ def samples(about: Subject) -> Section:
         + ", each in the context of a real one" * (about.context is not None)
         + "."
     )
+    if about.frames is not None:
+        return Section("Samples", (paragraph(how), *pictures_of_frames(*about.frames)))
     return Section("Samples", (paragraph(how), *pictures_of(real, made, about.shape, about.names)))
 
 

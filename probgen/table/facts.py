@@ -126,10 +126,9 @@ def _step(known: np.ndarray, finest: float) -> float:
     >>> _step(np.array([*range(30), *range(30), 0.5]), 0.1)
     1.0
     """
-    whole = bool((known == known.round()).all())
-    if not finest:
-        repeated = len(np.unique(known)) < len(known)
-        return float(whole and repeated)
+    distinct = len(np.unique(known))
+    if len(known) < REPEATS * distinct:
+        return float(distinct < len(known) and bool((known == known.round()).all()))
     for decimals in DECIMALS:
         step = 10.0**-decimals
         if step <= finest:

@@ -43,6 +43,10 @@ REFUSED: dict[str, tuple] = {
     "Sequence[Regularizer]": (3, [3], [pg.objectives.R1]),
     "Sequence[Tensor]": (3, [3]),
     "Sequence[Callback]": (3, [3], print),
+    "Callback": (3, "x"),
+    "Logger": (3, "x", pg.train.Logger),
+    "Sequence[Logger]": (3, "x", pg.train.Logger),
+    "Reported": ("bar", 0, -1.0, math.nan),
     "tuple[float, float]": (3, "x", (1.0,), (1.0, -1.0)),
     "Bounds": (3, "x", (1.0,), (1.0, -1.0)),
     "Tensor": (3, "x"),
@@ -98,7 +102,7 @@ CLASSES: dict[str, Any] = {
     "History": pg.History,
 }
 assert issubclass(pg.distributions.Full, Covariance)
-OPTIONAL = {"None", "Seed", "Init"}  # the last two include None
+OPTIONAL = {"None", "Seed", "Init", "Reported"}  # the last three include None
 # functions, mappings and other objects, of which a number is none
 OTHERS = re.compile(
     r"Callable|Mapping|Function|Wrap|Step|Distributions|Classifier|Fabric|Given|Init|Losses|Tables|Transform"

@@ -93,6 +93,10 @@ PICTURES: dict[str, Callable[[], dict[str, Any]]] = {
         "axes": axes(1, 2),
     },
     "column_pairs": lambda: {"real": rows(2), "synthetic": rows(2, count=5)},
+    "leaderboard": lambda: {
+        "comparison": pg.compare({"a": pg.Score(torch.rand(3), "exact")}),
+        "ax": axes(),
+    },
     "khats": lambda: {"values": torch.rand(20), "ax": axes()},
     "p_values": lambda: {"values": torch.rand(20), "ax": axes()},
     "reliability": lambda: {
