@@ -132,6 +132,7 @@ from probgen.objectives import ELBO
 from probgen.reporting.report import report
 from probgen.sampling import sample
 from probgen.scoring import log_likelihood
+from probgen.searching import Candidate, SearchResult, portfolio, search
 from probgen.table.schema import Table
 from probgen.train import CheckpointError, FitWarning, History, NonFiniteLoss, fit, load, save
 
@@ -160,6 +161,7 @@ __all__ = [
     "BayesianHiddenMarkovModel",
     "BayesianNetwork",
     "BayesianPPCA",
+    "Candidate",
     "CategoricalDiffusion",
     "Chains",
     "CheckpointError",
@@ -221,6 +223,7 @@ __all__ = [
     "Quantized",
     "RealNVP",
     "Score",
+    "SearchResult",
     "SemiSupervisedVAE",
     "SequenceModel",
     "SphereFlow",
@@ -265,6 +268,7 @@ __all__ = [
     "observe",
     "pad",
     "plot",
+    "portfolio",
     "posterior",
     "predictive",
     "predictive_check",
@@ -275,6 +279,7 @@ __all__ = [
     "sample_report",
     "samplers",
     "save",
+    "search",
     "sequences",
     "standard_normal",
     "table",

@@ -216,19 +216,19 @@ CASES = {
         lambda r, x: beta([r[0], math.log(2.5)], x),
     ),
     "Truncated to an interval": HeadCase(
-        partial(heads.Truncated, low=-1.0, high=5.0),
+        partial(heads.TruncatedGaussian, low=-1.0, high=5.0),
         [0.3, -0.4],
         cells(-1, 5),
         partial(cut, low=-1.0, high=5.0, start=2.0, unit=3.0),
     ),
     "Truncated from below": HeadCase(
-        partial(heads.Truncated, low=1.0),
+        partial(heads.TruncatedGaussian, low=1.0),
         [0.3, 0.4],
         cells(1, 20),
         partial(cut, low=1.0, high=np.inf, start=1.0),
     ),
     "Truncated from above": HeadCase(
-        partial(heads.Truncated, high=1.0),
+        partial(heads.TruncatedGaussian, high=1.0),
         [0.3, 0.4],
         cells(-20, 1),
         partial(cut, low=-np.inf, high=1.0, start=1.0),

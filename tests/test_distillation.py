@@ -116,6 +116,16 @@ def test_what_cannot_be_distilled_so_is_refused(case: str) -> None:
         SoftTargets(mine)(student.model, student.guide)(ALL)
 
 
+def test_given_contexts_the_advice_to_learn_from_draws_works() -> None:
+    torch.manual_seed(0)
+    teacher, student = (Gaussian(MLP(2, [8], 4)) for _ in range(2))
+    context = torch.randn(20, 2)
+    with pytest.raises(TypeError, match=r"x = probgen\.sample\(teacher, 1, context\)\[0\], then"):
+        SoftTargets(teacher)(student.model, student.guide)(torch.zeros(20, 2), context)
+    x = pg.sample(teacher, 1, context)[0]
+    assert pg.fit(student, (x, context), steps=1, verdict=False, progress=False).steps == 1
+
+
 # -- the divergence by draws
 
 

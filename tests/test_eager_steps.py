@@ -56,8 +56,12 @@ def batches(changed):
         (lambda x, c: (x, c.masked_fill(c > 1, torch.nan)), "without missing values"),
         (lambda x, c: (x, c[:, :1]), r"shape \(\*batch, 2\)"),
         (lambda x, c: (x, None), r"shape \(\*batch, 2\), got None"),
+        (
+            lambda x, c: (x, c[:5]),
+            r"same number of rows, got shapes \[\(20, 3\), \(5, 2\)\]; align",
+        ),
     ],
-    ids=["NaN", "another size", "none"],
+    ids=["NaN", "another size", "none", "of fewer rows"],
 )
 def test_a_context_that_comes_later_is_refused_as_one_of_the_first_step(changed, told):
     with pytest.raises(ValueError, match=told):

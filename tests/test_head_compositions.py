@@ -17,6 +17,8 @@ from head_cases import CASES
 
 import probgen as pg
 from probgen import heads
+from probgen.diagnostics.column_advice import column_advice
+from probgen.diagnostics.marginals import marginals
 from probgen.nn import MLP, Constant
 
 NAN = math.nan
@@ -286,7 +288,7 @@ def test_ordinal_regression_finds_the_thresholds():
     shares = torch.tensor([0.5, 0.1, 0.15, 0.25])
     x = torch.arange(4.0).repeat_interleave((shares * 200).long())[:, None]
     head = heads.Ordinal(Constant(1), levels=4)
-    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=60, line_search_fn="strong_wolfe")
 
     def closure():
         optimizer.zero_grad()
@@ -304,9 +306,9 @@ def test_heads_of_columns_refuse_in_a_sentence():
     with pytest.raises(
         ValueError, match="expected low, high or both, got none of them; give an end"
     ):
-        heads.Truncated()
+        heads.TruncatedGaussian()
     with pytest.raises(ValueError, match="low"):
-        heads.Truncated(low=1.0, high=0.0)
+        heads.TruncatedGaussian(low=1.0, high=0.0)
     with pytest.raises(ValueError, match=r"expected atoms that differ, got \[0.0, 0.0\]"):
         heads.ZeroInflated(head=heads.Poisson(), atoms=(0, 0))
     with pytest.raises(ValueError, match=r"numbers between 0 and 1, without these"):
@@ -326,3 +328,54 @@ def test_atoms_of_counts_may_lie_outside_of_them():
     assert values.flatten().tolist() == [-1.0, 0.0, 1.0]
     assert head().log_prob(values).exp().sum().item() == pytest.approx(1)
     assert head().support.is_discrete
+
+
+def test_other_units_and_scores_are_refused_where_numbers_have_a_mass():
+    gen = heads.ZeroInflated(Constant(6), head=heads.Gaussian())
+    with pytest.raises(ValueError, match="single numbers have a mass, which other units do not"):
+        pg.Standardized(gen)
+    with pytest.raises(ValueError, match="a distribution of real variables with a density"):
+        pg.fit(gen, torch.randn(20, 2), pg.objectives.ScoreMatching(), steps=1, progress=False)
+
+
+def amounts(count=400):
+    torch.manual_seed(0)
+    x = torch.randn(count, 2).exp()
+    x[torch.rand(count) < 0.4, 0] = 0.0
+    x[::9, 1] = NAN
+    return x
+
+
+def test_the_baseline_of_atoms_is_the_best_of_independent_columns():
+    """Independent columns with the same atoms, fitted by gradients, come to the same score."""
+    x = amounts().clamp(max=3)
+    columns = [heads.ZeroInflated(head=heads.Gaussian()), heads.Gaussian()]
+    gen = heads.Mixed(Constant(5), columns)
+    optimizer = torch.optim.LBFGS(gen.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = -gen().log_prob(x).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    found = marginals(x, x, gen().support)
+    fitted = gen().log_prob(x).mean().item()
+    assert found.own.mean().item() == pytest.approx(fitted, abs=0.02)
+
+
+def test_advice_about_atoms_is_followed():
+    x = amounts()
+    plain = heads.Mixed(Constant(4), [heads.Gaussian(), heads.Gaussian()])
+    told = [finding.text for finding in column_advice(plain, x)]
+    assert any("ZeroInflated(head=..., atoms=0)" in text for text in told)
+    taken = [heads.ZeroInflated(head=heads.Gaussian(), atoms=0), heads.Gaussian()]
+    left = [finding.text for finding in column_advice(heads.Mixed(Constant(5), taken), x)]
+    assert not any("atoms=" in text for text in left)
+
+
+def test_labels_beside_numbers_are_not_told_to_be_dequantized():
+    x = torch.stack((torch.randn(300), torch.randint(3, (300,)).float()), -1)
+    gen = heads.Mixed(Constant(5), [heads.Gaussian(), heads.Categorical(levels=3)])
+    assert not any("few values" in finding.text for finding in column_advice(gen, x))

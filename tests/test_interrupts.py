@@ -143,14 +143,20 @@ def test_an_interrupt_leaves_the_average_and_the_history():
     torch.testing.assert_close(dict(gen.state_dict()), dict(short.state_dict()), rtol=0, atol=0)
 
 
+def stopped_at(step):
+    """A callback that stands for Ctrl-C."""
+
+    def stop(run):
+        if run.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    return stop
+
+
 def test_an_interrupted_run_says_where_it_stands_and_the_advice_works(tmp_path):
-    with (
-        signals_at(PLACES["loss"], SENT["once"], LATER),
-        pytest.warns(
-            FitWarning, match="interrupted at step 3 of 12, before.*resume=True continues"
-        ),
-    ):
-        _, history = run(tmp_path / "state")
+    match = "interrupted at step 3 of 12, before.*resume=True continues"
+    with pytest.warns(FitWarning, match=match):
+        _, history = run(tmp_path / "state", callbacks=[stopped_at(3)])
     assert history.interrupted and history.verdict is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -158,18 +164,13 @@ def test_an_interrupted_run_says_where_it_stands_and_the_advice_works(tmp_path):
 
 
 def test_without_a_file_it_says_what_is_lost_and_how_many_steps_are_left():
-    with (
-        signals_at(PLACES["loss"], SENT["once"], LATER),
-        pytest.warns(FitWarning, match="step 3 of 12.*are lost: the same call with steps=9 trains"),
-    ):
-        run()
+    match = "step 3 of 12.*are lost: the same call with steps=9 trains"
+    with pytest.warns(FitWarning, match=match):
+        run(callbacks=[stopped_at(3)])
 
 
 def test_epochs_and_stages_are_told():
-    def stop(run):
-        if run.step == 3:
-            signal.raise_signal(signal.SIGINT)
-
+    stop = stopped_at(3)
     with pytest.warns(FitWarning, match=r"step 3, in epoch 1 of 5.*epochs=5 trains"):
         run(steps=None, epochs=5, callbacks=[stop])
     with pytest.warns(FitWarning, match=r"step 3 of 6, in stage 2 of 2.*from the 2\. on"):

@@ -28,7 +28,7 @@ BELOW = {
     "distributions": {"core", "samplers", "heads"},
     "models": {"core", "distributions", "samplers", "nn", "heads", "table"},
     "objectives": {"core"},
-    "evaluate": {"core"},
+    "evaluate": {"core", "table"},
     "infer": {"core", "compile", "scoring", "distributions", "samplers"},
     "diagnostics": {"core", "compile", "scoring", "infer"},
     "train": {"core", "compile", "objectives", "diagnostics"},
@@ -45,6 +45,7 @@ NAMESPACES = {  # lists of public names
 }
 BELOW |= {name: set(BELOW) - {"models"} for name in TOP}
 BELOW |= {"reporting": set(BELOW) - {"models", "testing"}}
+BELOW |= {"searching": set(BELOW) - {"reporting", "plot", "testing"}}
 BELOW |= {name: {*BELOW, "bif"} for name in NAMESPACES}
 TORCH_AND_PYRO_ONLY = {"core", "compile", "nn", "samplers", "heads", "text", "captions", "showers"}
 BARE = {"torch", "pyro", "probgen"} | set(sys.stdlib_module_names)

@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
-from zoo import ZOO, Member
+from zoo import ZOO, Member, sampled
 
 import probgen as pg
 from probgen.core.modes import depends_on_mode, inference_mode_of
@@ -109,7 +109,7 @@ def latents(gen, *batch):
 
 
 USES = [
-    Use("sample", lambda gen, x, context=None: pg.sample(gen, 2, context), needs_density=False),
+    Use("sample", lambda gen, x, context=None: sampled(gen, 2, context), needs_density=False),
     Use("log_likelihood", scored),
     Use("posterior", latents, needs_density=False),
     Use("predictive", replicated, needs_density=False),

@@ -14,7 +14,7 @@ MEANT = {"sample"}
 # a file's verbs, called through their module: ``checkpoint.read(path)``
 VERBS = {"load", "read", "write"}
 # a head has the name of the distribution that it makes, as users and ``repr`` call both
-HEADS = {"Categorical", "DiscretizedLogisticMixture", "Poisson"}
+HEADS = {"Beta", "Categorical", "DiscretizedLogisticMixture", "Gamma", "Poisson"}
 
 
 def alike(names):

@@ -461,3 +461,27 @@ def test_a_mask_beside_missing_values_gets_advice_that_works():
         pg.log_likelihood(pg.Program(masked, guide), Z)
     score = pg.log_likelihood(pg.Program(advised, guide), Z)
     assert_close(score.value, torch.where(Z.isnan(), 0.0, N(0.0, 1.0).log_prob(Z.nan_to_num())))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((torch.ones(3), GAPS), {}, TypeError, "pass a distribution such as .*Categorical"),
+        ((dist.Categorical(torch.ones(3)), "abc"), {}, TypeError, "expected y as a tensor"),
+        ((dist.Categorical(torch.ones(3)), GAPS), {"unknown": "?"}, TypeError, "number unknown"),
+    ],
+)
+def test_what_is_no_site_is_refused_in_a_sentence(arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        pg.observe("y", *arguments, **options)
+
+
+@pytest.mark.parametrize("value", [[0, None, 2], [0.0, float("nan"), 2.0]])
+def test_lists_are_values_and_none_is_unknown(value):
+    torch.manual_seed(0)
+    y = pg.observe("y", dist.Categorical(torch.tensor([0.0, 1.0, 0.0])), value)
+    assert y.tolist() == [0, 1, 2]  # what is drawn is the one probable value
+
+
+def test_a_number_is_a_value():
+    assert pg.observe("y", dist.Categorical(torch.ones(3)), 1).item() == 1

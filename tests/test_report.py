@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import probgen as pg
-from probgen.reporting.page import Section, page, paragraph, points, table
+from probgen.reporting.page import Section, cell_table, page, paragraph, points
 from probgen.reporting.pictures import are_images
 from probgen.reporting.sections import MEANS, SECTIONS
 
@@ -265,7 +265,7 @@ def test_parts_of_a_page():
     )
     found = Page(text)
     assert found.sections == {"a-b": " ".join(["\n", "A b", "\n", "x < y", "\n", "&", "\n", ""])}
-    cells = table([("n", 1234, 0.5, math.nan, None, "<")], ("", "a", "b", "c", "d", "e"))
+    cells = cell_table([("n", 1234, 0.5, math.nan, None, "<")], ("", "a", "b", "c", "d", "e"))
     assert re.findall(r"<td[^>]*>(.*?)</td>", cells) == ["1,234", "0.5", "", "", "&lt;"]
 
 

@@ -17,7 +17,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import AutoRegressiveNN, DenseNN
 from torch import nn
-from zoo import ZOO, Member
+from zoo import ZOO, Member, sampled
 
 import probgen as pg
 from probgen.core import Recorded
@@ -53,8 +53,8 @@ def test_families_are_built_again(member: Member, tmp_path):
     assert all(torch.equal(value, state[name]) for name, value in gen.state_dict().items())
     context = batch[1] if len(batch) > 1 else None
     gen.eval()
-    one = pg.sample(gen, 2, *([] if context is None else [context]), seed=1)
-    two = pg.sample(again, 2, *([] if context is None else [context]), seed=1)
+    one = sampled(gen, 2, *([] if context is None else [context]), seed=1)
+    two = sampled(again, 2, *([] if context is None else [context]), seed=1)
     assert torch.equal(torch.as_tensor(one).nan_to_num(-1), torch.as_tensor(two).nan_to_num(-1))
     # what is built again is described alike, and takes the file as well
     pg.save(again, tmp_path / "again.safetensors")

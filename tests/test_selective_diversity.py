@@ -129,6 +129,9 @@ def test_what_does_not_fit_is_refused_and_the_advice_works() -> None:
     assert make(generator_regularizers=[ModeSeeking()])(gan.model, gan.guide)(x).isfinite()
     gan, critic = players()
     objective = Adversarial(critic, generator_regularizers=[SelectiveDiversity(lambda c: c)])
+    for rows in (0, 1):
+        with pytest.raises(ValueError, match=f"two rows or more.*, got {rows}; give the training"):
+            ContextSpread(torch.zeros(rows, 2), torch.zeros(rows, 1))
     with pytest.raises(ValueError, match=r"a spread of shape \(5,\), .* got \(5, 2\)"):
         objective(gan.model, gan.guide)(x.double(), torch.zeros(5, 2).double())
 

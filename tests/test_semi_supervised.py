@@ -209,6 +209,13 @@ def test_other_labels_are_refused(y, message):
         pg.log_likelihood(gen, X, y)
 
 
+@pytest.mark.parametrize("rows", [X.double(), X.half(), X.numpy(), X.long(), X.tolist(), X[None]])
+def test_labels_are_predicted_of_rows_of_any_form(rows):
+    gen = semi_supervised()
+    wanted = gen.classifier(X).argmax(1)
+    assert torch.equal(gen.predict(rows).reshape(-1), wanted)
+
+
 def test_images_get_their_labels_as_channels():
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 3))

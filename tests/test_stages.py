@@ -461,6 +461,29 @@ def test_more_stages_than_in_the_file_go_on(tmp_path):
     identical((whole, expected), (more, history))
 
 
+@pytest.mark.parametrize(
+    ("asked", "options", "told"),
+    [
+        (FIRST, {}, None),
+        (FIRST + 5, {}, f"stage 1 is over after {FIRST} steps, which steps={FIRST + 5} does not"),
+        (FIRST - 1, {}, f"stage 1 is over after {FIRST} steps, which steps={FIRST - 1} does not"),
+        (FIRST + 5, {"patience": 2, "validation": OTHERS}, None),  # it may have ended early
+    ],
+)
+def test_the_length_of_a_stage_that_is_over_stays_and_a_warning_says_so(
+    asked, options, told, tmp_path, recwarn
+):
+    path, quiet = tmp_path / "state", {"batch_size": 8, "verdict": False, "progress": False}
+    kept = {**quiet, "compile": False, "seed": 0, "checkpoint": path}
+    fit(Gaussian(Constant(4)), ROWS, stages=[Stage(steps=FIRST), other_objective()], **kept)
+    recwarn.clear()
+    stages = [Stage(steps=asked, **options), other_objective(), Stage(steps=1)]
+    history = fit(Gaussian(Constant(4)), ROWS, stages=stages, resume=True, **kept)
+    assert history.stages == [0, FIRST, FIRST + SECOND]
+    words = [str(each.message) for each in recwarn if issubclass(each.category, FitWarning)]
+    assert [told in word for word in words] == [True] if told else not words
+
+
 def test_files_without_stages_hold_no_copies(tmp_path):
     fit(Noisy(), ROWS, steps=2, checkpoint=tmp_path / "state", verdict=False, progress=False)
     tensors, _ = read(tmp_path / "state")

@@ -92,7 +92,11 @@ REFUSED = [
     (lambda v: Vocabulary.from_dict({"tokens": []}), ValueError, "of format 1, got keys"),
     (lambda v: words(3), TypeError, "got 3"),
     (lambda v: Vocabulary.of(["a"], tokenizer=len), TypeError, "list of strings, got int for 'a'"),
-    (lambda v: Vocabulary.of(["a"], tokenizer=str), TypeError, "list of strings, got str for 'a'"),
+    (
+        lambda v: Vocabulary.of(["a"], tokenizer=lambda t: t),
+        TypeError,
+        "list of strings, got str for 'a'",
+    ),
     (lambda v: Vocabulary.of(["a"], tokenizer=lambda t: [1]), TypeError, "gives strings, got int"),
 ]
 

@@ -490,14 +490,16 @@ def test_labels_are_no_attributes_and_the_advice_makes_them_some(name):
     objective = AttributeTranslation(MLP(2, [6], 1), Codes([3], net=MLP(2, [6], 3)))
     x = torch.randn(len(labels), 2)
     quiet = {"steps": 1, "verdict": False, "progress": False, "compile": False}
-    with pytest.raises(ValueError, match=r"expected attributes \(\d, 3\), got .*; give one-hot") as told:
+    with pytest.raises(
+        ValueError, match=r"expected attributes \(\d, 3\), got .*; give one-hot"
+    ) as told:
         fit(gen, (x, labels), objective, **quiet)
-    with pytest.raises(ValueError, match="for all rows, got .*; give one-hot"):
+    with pytest.raises(ValueError, match=r"for all rows, got .*; give one-hot"):
         gen.translate(x, labels)
     if labels.shape[-1] == 4:
         return
     advice = re.search(r"torch\.nn\.functional\.one_hot\(.*\)\.float\(\)", str(told.value))
-    attributes = eval(advice.group(), {"torch": torch, "labels": labels})  # noqa: S307
+    attributes = eval(advice.group(), {"torch": torch, "labels": labels})
     assert torch.equal(attributes, torch.eye(3)[LABELS[: len(labels)]])
     assert fit(gen, (x, attributes), objective, **quiet).steps == 1
 

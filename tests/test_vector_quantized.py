@@ -254,7 +254,7 @@ def test_one_token_for_a_row():
     """Vectors without places: the sum over all tokens of each row by hand."""
     torch.manual_seed(0)
     encoder, decoder = nn.Linear(4, 2), Bernoulli(nn.Linear(2, 4))
-    prior = pg.Fixed(dist.Categorical, logits=torch.randn(5))
+    prior = pg.Fixed(dist.Categorical, event_ndim=0, logits=torch.randn(5))
     gen = pg.VQVAE(encoder, decoder, Codebook(5, 2), prior)
     pg.fit(gen, X, steps=3, verdict=False, progress=False, compile=False, seed=0)
     gen.eval()

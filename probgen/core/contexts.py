@@ -516,7 +516,7 @@ def asked_given(family: Any, context: Any, net: Callable[..., Tensor]) -> Callab
     >>> net = asked_given(family, torch.ones(3), lambda z, t, context: z + t * context)
     >>> net(torch.zeros(3), torch.ones(()), torch.eye(3)[1])
     tensor([0., 1., 0.])
-    >>> net(torch.zeros(3), torch.ones(()), torch.ones(2))
+    >>> net(torch.zeros(3), torch.ones(()), torch.full((2,), 0.5))
     Traceback (most recent call last):
         ...
     ValueError: expected a context of shape (*batch, 3), got (2,); give one of that shape, ...

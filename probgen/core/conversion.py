@@ -304,7 +304,10 @@ def _from_pandas(table: Any) -> Any:
     kinds = {str(name): getattr(kind, "kind", "O") for name, kind in frame.dtypes.items()}
     if words := [name for name in _words(frame) if name]:
         how = OTHERWISE.get(kinds[words[0]], ENCODE)
-        raise TypeError(f"expected numeric columns, got {words}; {how}")
+        raise TypeError(
+            f"expected numeric columns, got {words}; {how}; or leave it to a schema: "
+            "pg.Tabular(pg.Table.read(frame), family)"
+        )
     whole = set(kinds.values()) <= set("iub") and not frame.isna().to_numpy().any()
     if whole:
         return table.to_numpy(dtype="bool" if set(kinds.values()) == {"b"} else "int64")

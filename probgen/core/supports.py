@@ -26,6 +26,7 @@ from probgen.core.runtime import evaluating, validation
 from probgen.core.sites import Site, observed_sites
 from probgen.core.support_words import in_words
 from probgen.core.turns import same_random_state
+from probgen.core.unions import atoms_of
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -152,7 +153,7 @@ def support_of(distribution: Any) -> Constraint:
 
 
 def check_rescalable(family: GenerativeModel, centered: bool = False) -> None:
-    """Refuses a family whose values mean nothing in other units: labels, counts.
+    """Refuses a family whose values mean nothing in other units: labels, counts, atoms.
 
     With ``centered``, which makes values of both signs, also one that is not on all real numbers.
     What cannot tell its support without a context passes.
@@ -173,6 +174,11 @@ def check_rescalable(family: GenerativeModel, centered: bool = False) -> None:
         raise ValueError(
             f"expected a family of continuous variables, {values}; take it for the data as they "
             "are, without other units"
+        )
+    if atoms_of(support):
+        raise ValueError(
+            f"expected a family of densities, {values}: single numbers have a mass, which other "
+            "units do not change; take it for the data as they are, without other units"
         )
     if centered and not all(_of_entries(part) in REAL for part in parts):
         raise ValueError(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from probgen.core.columns import AFFINE, LOGIT, NAMES, Column, examine
 from probgen.core.rows import layout_of, leaves_of, some_rows
+from probgen.core.unions import of_entries
 from probgen.diagnostics.baseline import FITTED, data_of
 from probgen.diagnostics.findings import CAUTION, FAULT, Finding
-from probgen.diagnostics.marginals import NoMarginals
+from probgen.diagnostics.marginals import NoMarginals, which_atom
 from probgen.diagnostics.remedies import MAXIMIZE, STANDARDIZE, has_em
 
 if TYPE_CHECKING:
@@ -50,13 +52,25 @@ def column_advice(gen: GenerativeModel, *batch: Any) -> tuple[Finding, ...]:
     also = f", or {MAXIMIZE}" if has_em(gen) else ""
     for each in observed:
         if not each.support.is_discrete:
-            texts = _of_rows(each.value, "x", set(_DATA) - prepares, also)
+            rows = _densities(each.value, each.support)
+            texts = _of_rows(rows, "x", set(_DATA) - prepares, also)
             found += [Finding(CAUTION, text) for text in texts]
     for name, value in _others(gen, batch, [each.value for each in observed]):
         severity = FAULT if name == "context" else CAUTION
         texts = _of_rows(value, name, set(_CONTEXT) - prepares)
         found += [Finding(severity, text) for text in texts]
     return tuple(found)
+
+
+def _densities(rows: Tensor, support: Any) -> Tensor:
+    """Rows ``(N, D)`` with NaN for what has a mass in the family: labels, counts, declared atoms."""
+    if rows.ndim != 2:
+        return rows
+    support, _ = of_entries(support)
+    rows = rows.masked_fill(which_atom(rows, support) > 0, torch.nan)
+    blocks = zip(getattr(support, "cseq", ()), getattr(support, "lengths", ()), strict=True)
+    counted = [part.is_discrete for part, size in blocks for _ in range(size)]
+    return rows.masked_fill(torch.tensor(counted), torch.nan) if any(counted) else rows
 
 
 def _others(gen: GenerativeModel, batch: tuple, observed: list[Tensor]) -> list[tuple[str, Tensor]]:
@@ -141,7 +155,7 @@ _DATA: dict[str, Sentence] = {
         _is_atom,
         lambda column: (
             f"is {column.atom:g} in {column.share:.0%} of the rows: a density has no bound on "
-            "points; model these "
+            f"points; take the head ZeroInflated(head=..., atoms={column.atom:g}), or model these "
             "rows by a discrete column of their own"
         ),
     ),

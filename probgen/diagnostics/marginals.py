@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from probgen.core.unions import atoms_of
+
 FEWEST = 10  # rows: fewer say little about scales
 LEVELS = 256  # distinct values of a discrete element that are counted one by one
 
@@ -28,7 +30,8 @@ class IndependentMarginals:
     .. math:: \log p_0(x) = \sum_{d \text{ observed}} \log p_d(x_d)
 
     with a normal for each continuous element, by its mean and variance, and the add-one frequencies
-    (Laplace) of the values of each discrete one.
+    (Laplace) of the values of each discrete one. An element with atoms is a discrete one that tells
+    which atom it is, if any, and a continuous one where it is none.
 
     Attributes
     ----------
@@ -92,12 +95,45 @@ def marginals(x: Tensor, other: Tensor, support: Any) -> IndependentMarginals:
     kinds = _kinds(support, x.shape[1:]).expand(x.shape[1:]).flatten()
     size = math.prod(x.shape[1:])
     own, rest = (value.double().reshape(len(value), size) for value in (x, other))
+    own, rest, of_atoms = _without_atoms(own, rest, support)
     if (kinds == _ONE_OF).any():
         own, rest = (_indices(value, x.shape[-1]) for value in (own, rest))
         kinds = torch.full(own.shape[1:], _DISCRETE)
     counted = (kinds == _DISCRETE) & (_range(own, rest) < LEVELS)
     found = _normal(own[:, ~counted], rest[:, ~counted], (~counted).nonzero().flatten())
-    return found + _frequencies(own[:, counted], rest[:, counted])
+    return found + _frequencies(own[:, counted], rest[:, counted]) + of_atoms
+
+
+def which_atom(rows: Tensor, support: Any) -> Tensor:
+    """Number of the atom that each element of rows ``(N, D)`` is, 1, 2, ...
+
+    0 where it is none; NaN where it is missing.
+
+    >>> from probgen.core.unions import WithAtoms
+    >>> which_atom(torch.tensor([[0.0, 0.3, 7.0]]), WithAtoms(constraints.real, (0.0, 7.0)))
+    tensor([[1., 0., 2.]])
+    """
+    atoms = atoms_of(support)
+    places = torch.where(rows.isnan(), rows, 0.0)
+    if atoms and not isinstance(atoms[0], tuple):  # those of every element
+        atoms = tuple((element, atoms) for element in range(rows.shape[1]))
+    for element, own in atoms:
+        for number, atom in enumerate(own, 1):
+            places[:, element] = places[:, element].where(rows[:, element] != atom, number)
+    return places
+
+
+def _without_atoms(
+    own: Tensor, rest: Tensor, support: Any
+) -> tuple[Tensor, Tensor, IndependentMarginals]:
+    """Rows whose atoms are missing, and the scores of which atom each element is."""
+    places = [which_atom(rows, support) for rows in (own, rest)]
+    told = (torch.cat(places) > 0).any(0)
+    rows = [
+        torch.where(place > 0, torch.nan, value)
+        for place, value in zip(places, (own, rest), strict=True)
+    ]
+    return rows[0], rows[1], _frequencies(places[0][:, told], places[1][:, told])
 
 
 _CONTINUOUS, _DISCRETE, _ONE_OF = range(3)

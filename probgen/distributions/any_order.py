@@ -41,6 +41,8 @@ class AllOrders(BatchedDistribution):
         Number D of variables.
     batch_shape : tuple of int
         Batch dims of the context that ``given`` closes over.
+    like : Tensor, optional
+        Gives dtype and device of events.
 
     References
     ----------
@@ -55,15 +57,20 @@ class AllOrders(BatchedDistribution):
     density_kind = "bound"
 
     def __init__(
-        self, given: ConditionalOf, dims: int, batch_shape: torch.Size | tuple[int, ...] = ()
+        self,
+        given: ConditionalOf,
+        dims: int,
+        batch_shape: torch.Size | tuple[int, ...] = (),
+        like: Tensor | None = None,
     ):
         self.given = given
+        self.like = torch.zeros(()) if like is None else like
         super().__init__(torch.Size(batch_shape), torch.Size((dims,)), validate_args=False)
 
     @property
     def support(self) -> Any:
-        seen = torch.ones(self.shape(), dtype=torch.bool)
-        return constraints.independent(self.given(torch.zeros(self.shape()), seen).support, 1)
+        nothing = self.like.new_zeros(self.shape())
+        return constraints.independent(self.given(nothing, nothing > 0).support, 1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
@@ -81,9 +88,8 @@ class AllOrders(BatchedDistribution):
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = self.shape(torch.Size(sample_shape))
-        return ObservedFirst(
-            self.given, torch.full(shape, torch.nan), torch.rand(shape).argsort(-1)
-        ).sample()
+        nothing = self.like.new_full(shape, torch.nan)
+        return ObservedFirst(self.given, nothing, torch.rand_like(nothing).argsort(-1)).sample()
 
     def using(self, rule: Truncation) -> AllOrders:
         """The mixture whose every step is changed, in every order."""
@@ -119,7 +125,7 @@ class ObservedFirst(Conditioned):
     joint: Any  # AllOrders
 
     def __init__(self, given: ConditionalOf, x: Tensor, order: Tensor):
-        super().__init__(AllOrders(given, x.shape[-1], x.shape[:-1]), x, ~x.isnan())
+        super().__init__(AllOrders(given, x.shape[-1], x.shape[:-1], x), x, ~x.isnan())
         self.density_kind = "exact"
         self.order = order
 
@@ -195,7 +201,7 @@ class InOrder(BatchedDistribution):
 
     @property
     def support(self) -> Any:
-        return AllOrders(self.given, len(self.order), self.batch_shape).support
+        return AllOrders(self.given, len(self.order), self.batch_shape, self.blank).support
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_event(x, self.event_shape)
@@ -234,7 +240,9 @@ def _(distribution: InOrder, rule: Truncation) -> InOrder:
 @truncated.register(AllOrders)
 def _(distribution: AllOrders, rule: Truncation) -> AllOrders:
     given = _changed(distribution.given, rule)
-    return AllOrders(given, distribution.event_shape[0], distribution.batch_shape)
+    return AllOrders(
+        given, distribution.event_shape[0], distribution.batch_shape, distribution.like
+    )
 
 
 @truncated.register(ObservedFirst)

@@ -13,6 +13,8 @@ from probgen.evaluate.neighbors import density_coverage, precision_recall
 from probgen.evaluate.random_features import RandomFeatures
 from probgen.evaluate.report import SampleReport
 from probgen.evaluate.result import TwoSample
+from probgen.evaluate.table_privacy import TablePrivacy, table_privacy
+from probgen.evaluate.table_quality import TableQuality, table_quality
 from probgen.evaluate.trained_features import ClassifierFeatures, classifier_features
 from probgen.evaluate.transport import sliced_wasserstein_distance, wasserstein_distance
 
@@ -23,6 +25,8 @@ __all__ = [
     "PolynomialKernel",
     "RandomFeatures",
     "SampleReport",
+    "TablePrivacy",
+    "TableQuality",
     "TwoSample",
     "classifier_features",
     "classifier_two_sample_test",
@@ -36,5 +40,7 @@ __all__ = [
     "mmd_test",
     "precision_recall",
     "sliced_wasserstein_distance",
+    "table_privacy",
+    "table_quality",
     "wasserstein_distance",
 ]

@@ -4,7 +4,7 @@ Any network that gives raw parameters becomes a conditional distribution; NaN is
 """
 
 from probgen.heads.base import Head, Positive
-from probgen.heads.bounded import Beta, Truncated
+from probgen.heads.bounded import Beta, TruncatedGaussian
 from probgen.heads.continuous import FullGaussian, Gaussian, StudentT
 from probgen.heads.discrete import (
     Bernoulli,
@@ -38,6 +38,6 @@ __all__ = [
     "Poisson",
     "Positive",
     "StudentT",
-    "Truncated",
+    "TruncatedGaussian",
     "ZeroInflated",
 ]

@@ -78,7 +78,7 @@ class Beta(Head):
         )
 
 
-class Truncated(Head):
+class TruncatedGaussian(Head):
     r"""Independent normal variables cut to an interval, or to a half-line.
 
     .. math:: p(x_d) = \frac{N(x_d; \mu_d, s_d^2)}
@@ -104,9 +104,9 @@ class Truncated(Head):
         If there is no end, or ``low`` is not below ``high``.
 
     >>> import torch
-    >>> Truncated(low=0.0)(torch.zeros(2)).base_dist.support
+    >>> TruncatedGaussian(low=0.0)(torch.zeros(2)).base_dist.support
     GreaterThanEq(lower_bound=0.0)
-    >>> Truncated(low=-1.0, high=1.0)(torch.zeros(7, 6)).sample().abs().max() <= 1
+    >>> TruncatedGaussian(low=-1.0, high=1.0)(torch.zeros(7, 6)).sample().abs().max() <= 1
     tensor(True)
     """
 

@@ -75,7 +75,7 @@ class Gamma(dist.Gamma):
     GreaterThan(lower_bound=0.0)
     """
 
-    support = constraints.positive
+    support = constraints.positive  # type: ignore[assignment]  # torch: zeros too
 
 
 class Categorical(dist.Categorical):

@@ -53,7 +53,8 @@ class Inflated(BatchedDistribution):
 
     @property
     def support(self) -> Any:
-        return WithAtoms(self.base.support, self.atoms)
+        base: Any = self.base.support
+        return WithAtoms(base, self.atoms)
 
     @property
     def has_enumerate_support(self) -> bool:  # type: ignore[override]  # torch: a constant

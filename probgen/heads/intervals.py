@@ -8,7 +8,6 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from numpy.polynomial import legendre
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints, transform_to
 from torch.special import log_ndtr, ndtri
@@ -213,6 +212,8 @@ class TruncatedNormal(BatchedDistribution):
 
 def _by_quadrature(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of a standard normal variable between two ends, by Gauss and Legendre."""
+    from numpy.polynomial import legendre
+
     places, weights = (torch.as_tensor(part) for part in legendre.leggauss(NODES))
     half = ((end - start) / 2).unsqueeze(-1)
     shift = half * (places.to(half) + 1)

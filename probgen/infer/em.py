@@ -222,8 +222,8 @@ def em(
     checks.is_seed(**checks.given(seed=seed))
     check_progress(progress)
     slopes = 0.0
-    if getattr(gen, "gives_frames", False):
-        gen, x, slopes = gen.inside(x, weights)
+    if inside := getattr(gen, "inside", None):  # rows as the family of a table takes them
+        gen, x, slopes = inside(x, weights)
     _check(gen)
     data = prepared(gen, x, weights, labels, max_rows)
     total = max(1, n_init) * max_iter

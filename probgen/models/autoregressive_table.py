@@ -126,7 +126,7 @@ class AutoregressiveTable(DistributionModule):
         context = received(self, context)
         given = partial(self.given, context=context)
         if self.training:
-            return AllOrders(given, self.dims, batch_of(context))
+            return AllOrders(given, self.dims, batch_of(context), self.seen.loc)
         return InOrder(given, self.order, self.seen.loc.expand(*batch_of(context), -1))
 
     def given(self, x: Tensor, seen: Tensor, context: Tensor | None = None) -> ColumnEntries:
@@ -185,7 +185,7 @@ def _shown(head: Head) -> list[float]:
     support, _ = of_entries(head(raw).support)
     if isinstance(support, WithAtoms):
         return [math.nan, *support.atoms]
-    levels = getattr(support, "upper_bound", math.inf)
+    levels: Any = getattr(support, "upper_bound", math.inf)
     if support.is_discrete and levels < MOST_LEVELS and getattr(support, "lower_bound", 1) == 0:
         return [float(level) for level in range(levels + 1)]
     return [math.nan]

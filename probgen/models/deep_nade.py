@@ -135,7 +135,8 @@ class DeepNADE(DistributionModule):
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         batch = batch_of(context)
         if self.training:
-            return AllOrders(partial(self.given, context=context), self.dims, batch)
+            given = partial(self.given, context=context)
+            return AllOrders(given, self.dims, batch, self.first.bias)
         return OrderEnsemble(self._member, len(self.orders), (self.dims,), context)
 
     def given(

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from probgen.core import checks
+from probgen.core.arguments import dtype_of
 from probgen.core.contexts import beside, distribution_given
+from probgen.core.conversion import rows_from
 from probgen.core.foreign import row_by_row
 from probgen.core.given_labels import check_classes, check_labels
 from probgen.core.missing import fill_missing
@@ -159,7 +161,7 @@ class SemiSupervisedVAE(LatentVariableModel):
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable label of each row: ``(*batch, *event) -> (*batch,)``, integers."""
-        return self.classify(x).logits.argmax(-1)
+        return self.classify(rows_from("x", x).to(dtype_of(self))).logits.argmax(-1)
 
     def encode(self, x: Tensor, label: Tensor) -> dist.TorchDistribution:
         """q(z | x, y) given one-hot labels: ``(*batch, *event), (*batch, K) -> batch_shape (*batch,)``."""

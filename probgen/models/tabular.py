@@ -150,7 +150,8 @@ class Tabular(DistributionModule):
     def sample(self, n: int, context: Tensor | None = None, *, seed: Seed = None) -> Any:
         """A frame of ``n`` rows drawn from the model, in eval mode, for each context if there are."""
         checks.at_least(0, n=n)
-        return self.frame(self(context).sample(torch.Size((n,))).flatten(0, -2))
+        drawn = self(context).sample(torch.Size((max(1, n),)))[:n]  # of none torch draws none
+        return self.frame(drawn.flatten(0, -2))
 
     def inside(self, rows: Any, weights: Any = None) -> tuple[DistributionModule, Tensor, float]:
         """The family, rows as it takes them, and the mean of the logarithms of their slopes.

@@ -17,6 +17,10 @@ BY_DRAWS = (
     "learn from its draws instead: fit(student, probgen.train.Pairs(lambda n: "
     "(probgen.sample(teacher, n),)))"
 )
+BY_DRAWS_GIVEN = (
+    "learn from its draws instead: x = probgen.sample(teacher, 1, context)[0], then fit(student, "
+    "(x, context))"
+)
 
 
 @runtime_checkable
@@ -81,14 +85,15 @@ class SoftTargets(Objective):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
-        site = distribution_of_x(model, guide, batch, HasConditionals, self, BY_DRAWS)
+        how = BY_DRAWS if all(value is None for value in batch[1:]) else BY_DRAWS_GIVEN
+        site = distribution_of_x(model, guide, batch, HasConditionals, self, how)
         contexts = [value for value in batch if value is not site["value"] and value is not None]
         with torch.no_grad():
             teacher = self.teacher(*contexts)
         if not isinstance(teacher, HasConditionals):
             raise TypeError(
                 "SoftTargets: expected a teacher with conditionals in an order, got "
-                f"{type(teacher).__name__}; {BY_DRAWS}"
+                f"{type(teacher).__name__}; {how}"
             )
         terms = teacher.divergence_terms(site["fn"], site["value"]).sum(-1)
         return scale_and_mask(terms, site["scale"], site["mask"]).sum()

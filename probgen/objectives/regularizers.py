@@ -224,15 +224,15 @@ def check_player(player: str, name: str, regularizers: Any, other: str) -> None:
     >>> check_player("generator", "generator_regularizers", [R1()], "pass regularizers=[...]")
     Traceback (most recent call last):
         ...
-    TypeError: expected penalties of the generator in generator_regularizers, got R1(gamma=10.0), one of the critic; ...
+    TypeError: expected penalties of the generator in generator_regularizers, got R1, one of the critic; pass ...
     """
     checks.functions(**{name: regularizers})
     for each in regularizers:
         found = getattr(each, "player", None)
         if found is not None and found != player:
             raise TypeError(
-                f"expected penalties of the {player} in {name}, got {each}, one of the {found}; "
-                f"{other}"
+                f"expected penalties of the {player} in {name}, got {type(each).__name__}, one of "
+                f"the {found}; {other}"
             )
 
 

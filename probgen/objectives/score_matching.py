@@ -15,6 +15,7 @@ from torch import Tensor
 from probgen.core import checks
 from probgen.core.kinds import density_kind
 from probgen.core.missing import has_missing
+from probgen.core.unions import atoms_of
 from probgen.objectives.base import Objective, distribution_of_x
 
 
@@ -38,6 +39,7 @@ def _continuous(
     if (
         density_kind(distribution) not in ("exact", "unnormalized", "approximate")
         or distribution.support.is_discrete
+        or atoms_of(distribution.support)
     ):
         raise ValueError(
             f"{name}: expected a distribution of real variables with a density up to its constant, "

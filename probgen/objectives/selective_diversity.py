@@ -58,6 +58,11 @@ class ContextSpread(Recorded, nn.Module):
                 "expected rows x of shape (N, *event) and contexts of shape (N, C), got "
                 f"{tuple(x.shape)} and {tuple(context.shape)}; give one context for each row"
             )
+        if len(x) < 2:
+            raise ValueError(
+                f"expected two rows or more, whose spread is measured, got {len(x)}; give the "
+                "training rows"
+            )
         super().__init__()
         scale = context.std(0)
         scale = torch.where(scale > 0, scale, 1.0)

@@ -125,10 +125,10 @@ def points(items: Iterable[tuple[str, str]]) -> str:
     return f"<ul>{''.join(shown)}</ul>"
 
 
-def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
+def cell_table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
     """Rows of cells, of which the first is the name of its row; numbers stand at the right.
 
-    >>> table([("loss", 3.0)])
+    >>> cell_table([("loss", 3.0)])
     '<div class="wide"><table><tbody><tr><th>loss</th><td class="figure">3</td></tr></tbody></table></div>'
     """
     lines = list(rows)
@@ -184,10 +184,10 @@ def picture(figure: Any, caption: str = "", small: bool = False) -> str:
     )
 
 
-def side_by_side(*pictures: str) -> str:
+def in_a_row(*pictures: str) -> str:
     """Pictures beside each other where there is room.
 
-    >>> side_by_side("a", "b")
+    >>> in_a_row("a", "b")
     '<div class="side">ab</div>'
     """
     return f'<div class="side">{"".join(pictures)}</div>'

@@ -11,7 +11,7 @@ from torch import Tensor
 from probgen.plot.canvas import FIRST, SECOND, open_frame
 from probgen.plot.images import images
 from probgen.plot.tables import column_pairs, columns
-from probgen.reporting.page import paragraph, picture, side_by_side
+from probgen.reporting.page import in_a_row, paragraph, picture
 
 SMALLEST = 6  # pixels of a side; fewer are steps or channels
 SHOWN = 32  # images
@@ -72,7 +72,7 @@ def _images(real: Tensor, made: Tensor, shape: Sequence[int] | None) -> str:
     for rows, caption in ((real, "real rows"), (made, "generated rows")):
         ax = images(rows[:SHOWN], shape=shape, columns=8, bounds=bounds)
         parts.append(picture(ax.figure, caption, small=True))
-    return side_by_side(*parts)
+    return in_a_row(*parts)
 
 
 def _columns(real: Tensor, made: Tensor, names: Sequence[str] | None) -> list[str]:
@@ -132,6 +132,7 @@ def _series(real: Tensor, made: Tensor) -> str:
 def first_rows(rows: Tensor, count: int) -> Tensor:
     """At most so many rows in main memory, in double precision.
 
+    >>> import torch
     >>> first_rows(torch.ones(3, 2), 2).shape
     torch.Size([2, 2])
     """

@@ -17,7 +17,7 @@ from probgen.core.modes import infers
 from probgen.core.progress import Progress, Reported, check_progress
 from probgen.core.seeds import seeded
 from probgen.reporting.page import Section, page, paragraph
-from probgen.reporting.sections import SECTIONS, Subject, subject, told
+from probgen.reporting.sections import SECTIONS, Subject, first_line, subject
 from probgen.train.history import History
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _section(name: str, about: Subject, progress: Progress) -> Section | None:
             warnings.simplefilter("ignore")
             found = SECTIONS[name](about)
     except Exception as error:
-        found = Section(name, (paragraph(f"Not available: {told(error)}", "note"),))
+        found = Section(name, (paragraph(f"Not available: {first_line(error)}", "note"),))
     progress.advance(1, lambda: name.lower())
     return found
 

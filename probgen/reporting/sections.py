@@ -20,7 +20,7 @@ from probgen.diagnostics.verdict import FitVerdict, verdict
 from probgen.evaluate.report import sample_report
 from probgen.plot.training import gradient_norms, learning_rates, loss_curve
 from probgen.plot.trust import khats
-from probgen.reporting.page import Section, folded, paragraph, picture, points, side_by_side, table
+from probgen.reporting.page import Section, cell_table, folded, in_a_row, paragraph, picture, points
 from probgen.reporting.pictures import first_rows, pictures_of, pictures_of_frames
 from probgen.sampling import sample
 from probgen.scoring import log_likelihood
@@ -111,16 +111,16 @@ class Subject:
         return self.drawn
 
 
-def told(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of an error, without what a page must not have: links.
 
-    >>> told(ValueError("expected a, got b" + chr(10) + "more"))
+    >>> first_line(ValueError("expected a, got b" + chr(10) + "more"))
     'expected a, got b'
     """
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def judgment(about: Subject) -> Section:
+def judgment_section(about: Subject) -> Section:
     """The verdict, sentence by sentence, the worst first."""
     found = about.verdict()
     good = "no sign of trouble"
@@ -131,13 +131,13 @@ def judgment(about: Subject) -> Section:
     return Section("Verdict", (badge, listed))
 
 
-def scores(about: Subject) -> Section:
+def scores_section(about: Subject) -> Section:
     """The log-likelihood of all rows, with its kind; or why there is none."""
     try:
         score = log_likelihood(about.gen, *about.batch, particles=about.particles, seed=about.seed)
     except NotImplementedError as error:
         none = "This family has no density that could be evaluated: there is no log-likelihood."
-        return Section("Scores", (paragraph(none), paragraph(told(error), "note")))
+        return Section("Scores", (paragraph(none), paragraph(first_line(error), "note")))
     lowest = int(score.value.nan_to_num(nan=math.inf).argmin())
     rows = [
         ("mean log-likelihood", score.mean, f"nats a row, over {len(score.value):,} rows"),
@@ -147,7 +147,7 @@ def scores(about: Subject) -> Section:
         ("particles", score.particles, "draws of the latents for each row"),
         ("lowest row", float(score.value[lowest]), f"row {lowest}"),
     ]
-    return Section("Scores", (paragraph(str(score), "number"), table(rows)))
+    return Section("Scores", (paragraph(str(score), "number"), cell_table(rows)))
 
 
 def _measure(measure: str) -> str:
@@ -158,7 +158,7 @@ def _measure(measure: str) -> str:
     }.get(measure, "")
 
 
-def training(about: Subject) -> Section | None:
+def training_section(about: Subject) -> Section | None:
     """The course of the fit."""
     history = about.history
     if history is None:
@@ -174,7 +174,7 @@ def training(about: Subject) -> Section | None:
         rows.append(("best validation", value, f"at step {step:,}"))
     if history.without_gradient:
         rows.append(("no gradient", None, ", ".join(history.without_gradient)))
-    parts = [table(rows)]
+    parts = [cell_table(rows)]
     if history.interrupted:
         parts.insert(0, paragraph("training was interrupted before it was done", "bad"))
     if history.loss:
@@ -182,11 +182,11 @@ def training(about: Subject) -> Section | None:
         small = [picture(gradient_norms(history).figure, "norm of the gradient", small=True)]
         if history.learning_rates:
             small.append(picture(learning_rates(history).figure, "learning rate", small=True))
-        parts.append(side_by_side(*small))
+        parts.append(in_a_row(*small))
     return Section("Training", tuple(parts))
 
 
-def samples(about: Subject) -> Section:
+def samples_section(about: Subject) -> Section:
     """Generated rows beside real ones."""
     real = first_rows(about.some[0], len(about.some[0]))
     made = first_rows(about.samples(), len(real))
@@ -200,7 +200,7 @@ def samples(about: Subject) -> Section:
     return Section("Samples", (paragraph(how), *pictures_of(real, made, about.shape, about.names)))
 
 
-def comparisons(about: Subject) -> Section:
+def comparisons_section(about: Subject) -> Section:
     """Numbers about samples and real rows, each beside its baseline."""
     real = about.some[0]
     whole = real[~real.isnan().reshape(len(real), -1).any(1)]
@@ -225,10 +225,10 @@ def comparisons(about: Subject) -> Section:
         + " Rows are compared without their contexts."
         * (about.context is not None)
     )
-    return Section("Samples in numbers", (paragraph(note), table(rows, head)))
+    return Section("Samples in numbers", (paragraph(note), cell_table(rows, head)))
 
 
-def diagnostics(about: Subject) -> Section:
+def diagnostics_section(about: Subject) -> Section:
     """k-hat of the guide, where there are latents that it draws."""
     found = about.verdict()
     if found.khat is None:
@@ -250,7 +250,7 @@ def diagnostics(about: Subject) -> Section:
     return Section("Guide", tuple(parts))
 
 
-def model(about: Subject) -> Section:
+def model_section(about: Subject) -> Section:
     """What was judged, on what, by which versions."""
     gen: Any = about.gen
     learned = sum(p.numel() for p in gen.parameters() if p.requires_grad)
@@ -264,7 +264,7 @@ def model(about: Subject) -> Section:
         ("Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
         *((name, _version(name)) for name in LIBRARIES),
     ]
-    return Section("Model and versions", (table(facts), folded("structure", repr(gen))))
+    return Section("Model and versions", (cell_table(facts), folded("structure", repr(gen))))
 
 
 def _shapes(batch: tuple) -> list[tuple[str, str]]:
@@ -292,13 +292,13 @@ def _version(name: str) -> str:
 
 
 SECTIONS = {
-    "Verdict": judgment,
-    "Scores": scores,
-    "Training": training,
-    "Samples": samples,
-    "Samples in numbers": comparisons,
-    "Guide": diagnostics,
-    "Model and versions": model,
+    "Verdict": judgment_section,
+    "Scores": scores_section,
+    "Training": training_section,
+    "Samples": samples_section,
+    "Samples in numbers": comparisons_section,
+    "Guide": diagnostics_section,
+    "Model and versions": model_section,
 }
 
 

@@ -80,9 +80,9 @@ class Facts:
         """
         found = distinct(values)
         if not isinstance(values, np.ndarray):
-            known = sum(each is not None for each in values)
+            count = sum(each is not None for each in values)
             given = None if categories is None else tuple(categories)
-            return cls(len(values), known, len(found), tuple(found), given, ordered)
+            return cls(len(values), count, len(found), tuple(found), given, ordered)
         known = np.sort(values[~np.isnan(values)])
         return cls(
             rows=len(values),

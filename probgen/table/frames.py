@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from probgen.core import checks
 from probgen.libraries import load
 
+BACKENDS = ("pandas", "polars", "pyarrow", "modin", "cudf")  # the only ones that are imported
 FRAMES = "a data frame (pandas, polars, pyarrow)"
 HOW = {
     "dict": "make one of it: pandas.DataFrame(x)",
@@ -147,6 +149,7 @@ class NarwhalsMaker:
     """Columns of polars, Arrow and others from plain values."""
 
     def __init__(self, backend: str) -> None:
+        checks.one_of(BACKENDS, backend=backend)
         load("narwhals", backend)
         self.nw = narwhals()
         self.backend = backend

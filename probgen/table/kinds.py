@@ -249,13 +249,11 @@ class Leveled(Kind):
         return f"one of {_listed(self.known)}"
 
     def values(self, codes: np.ndarray) -> Plain:
-        most = len(self.known) - 1
-        if most < 0:
-            return [None] * len(codes)
-        places = [
-            None if each != each else min(max(round(each), 0), most) for each in codes.tolist()
-        ]
-        return [None if place is None else self.known[place] for place in places]
+        names = np.empty(len(self.known) + 1, dtype=object)  # the last one is missing
+        names[:-1] = self.known
+        missing = np.isnan(codes) | (len(self.known) == 0)
+        places = np.where(missing, 0.0, codes).round().clip(0, max(0, len(self.known) - 1))
+        return names[np.where(missing, len(self.known), places).astype("int64")].tolist()
 
     def units(self, facts: Facts) -> Column:
         return Column()

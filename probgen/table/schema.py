@@ -18,7 +18,7 @@ from probgen.core.construction import Recorded
 from probgen.heads import Head
 from probgen.heads.ordinal import Ordinal
 from probgen.table.facts import Facts
-from probgen.table.frames import backend_of, frame_from, maker_of
+from probgen.table.frames import BACKENDS, backend_of, frame_from, maker_of
 from probgen.table.kinds import IDENTIFIER, Kind, recognized
 from probgen.table.storage import Objects, Plain, Storage, Times, storage_of
 
@@ -94,6 +94,7 @@ class Table(Recorded):
 
     def __init__(self, fields: Sequence[Field], backend: str = "pandas"):
         checks.instances(Field, fields=fields)
+        checks.one_of(BACKENDS, backend=backend)
         self.fields = tuple(fields)
         self.backend = backend
 

@@ -25,7 +25,9 @@ class Storage(Protocol):
     ``plain`` values are numbers with NaN, or objects with ``None``.
     """
 
-    dtype: str
+    @property
+    def dtype(self) -> str:
+        """Its type in the frame, by the name from which it is made again."""
 
     def plain(self, series: Any) -> Plain:
         """The values of a column; ``TypeError`` where it is one of another kind."""
@@ -217,11 +219,10 @@ def numbers_in(series: Any) -> np.ndarray:
 
 def objects_in(series: Any) -> list[Any]:
     """Values with ``None`` where they are missing."""
-    missing = series.is_null().to_list()
-    return [
-        None if lost or each != each else _plain(each)
-        for each, lost in zip(series.to_list(), missing, strict=True)
-    ]
+    values = list(map(_plain, series.to_list()))
+    for row in np.flatnonzero(series.is_null().to_numpy()).tolist():
+        values[row] = None
+    return values
 
 
 def _plain(value: Any) -> Any:

@@ -61,7 +61,7 @@ def each_step(callbacks: Sequence[Callback]) -> bool:
     return any(not isinstance(callback, Every) for callback in callbacks)
 
 
-def room(callbacks: Sequence[Callback], step: int) -> list[int]:
+def steps_before(callbacks: Sequence[Callback], step: int) -> list[int]:
     """How many steps can be made before each of them is due."""
     return [
         callback.steps - step % callback.steps if isinstance(callback, Every) else 1
@@ -69,7 +69,7 @@ def room(callbacks: Sequence[Callback], step: int) -> list[int]:
     ]
 
 
-def call(callbacks: Sequence[Callback], run: Run) -> None:
+def call_due(callbacks: Sequence[Callback], run: Run) -> None:
     """Calls those that are due after a step."""
     for callback in callbacks:
         if isinstance(callback, Every) and run.step % callback.steps:

@@ -361,6 +361,8 @@ class _Work:
                 f"expected the stages that {file.path} was written with, it is in stage "
                 f"{self._at + 1}, got {len(stages)}; pass the stages of then"
             )
+        if told := self.standing.other_lengths(stages):
+            warnings.warn(f"{file.path}: {told}", FitWarning, stacklevel=5)
 
     def stage(self, number: int) -> bool:
         """One stage, from its ``start`` to its end; whether the next one is to begin.

@@ -12,7 +12,7 @@ from pathlib import Path
 from probgen.core.contexts import fixed_families
 from probgen.core.progress import Progress, Reported
 from probgen.core.turns import offer
-from probgen.train.callbacks import Callback, call, each_step, room
+from probgen.train.callbacks import Callback, call_due, each_step, steps_before
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.compiled.policy import Engine
 from probgen.train.history import INTERRUPTED, FitWarning
@@ -168,7 +168,7 @@ def _steps(
     while (reason := plan.done(run)) is None:
         epoch = run.source.epoch
         step = run.step
-        most = min([plan.room(run), *room(callbacks, step)])
+        most = min([plan.room(run), *steps_before(callbacks, step)])
         engine.advance(most, plan.remaining(run))
         run.history.seconds = before + time.perf_counter() - began
         _look(run, run.watch is not None and run.step >= run.watch.until)
@@ -201,7 +201,7 @@ def _after_step(
 ) -> None:
     if plan.validation and plan.due(plan.validate_every, run, new_epoch):
         run.validate(plan.validation)
-    call(callbacks, run)
+    call_due(callbacks, run)
     if plan.checkpoint is not None and plan.due(plan.checkpoint_every, run, new_epoch):
         engine.settle()
         _save(run, plan.checkpoint)

@@ -135,7 +135,7 @@ def checked(
     if rows is not None:
         layout = _named(gen, batch, layout, rows)
     if batch and not isinstance(gen, Program):
-        _check_lengths(batch)
+        check_lengths(batch)
     for value, dim in layout.rows(batch):
         # a sum, which is quick, is not finite either where an entry is not
         suspect = value.is_floating_point() and not value.sum().isfinite()
@@ -178,7 +178,8 @@ def _shape(leaf: Any) -> tuple[int, ...]:
     return tuple(getattr(leaf, "shape", ()))
 
 
-def _check_lengths(batch: Batch) -> None:
+def check_lengths(batch: Batch) -> None:
+    """Refuses arguments of a family with different numbers of rows; ``ValueError``."""
     tensors = [value for value in batch if isinstance(value, Tensor) and value.ndim]
     if not tensors:
         raise ValueError(NO_ROWS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -202,6 +203,26 @@ class Standing:
         self.number = number
         self.over = ""
         self.began.append((step, epoch))
+
+    def other_lengths(self, stages: Sequence[Stage]) -> str:
+        """Which of the stages that are over had other numbers of steps than are asked of them now.
+
+        One with patience or callbacks may have ended before its steps were done.
+
+        >>> standing = Standing(number=1, began=[(0, 0), (10, 2)])
+        >>> print(standing.other_lengths(in_order([Stage(steps=12), Stage()], Stage(patience=None, callbacks=()))))
+        stage 1 is over after 10 steps, which steps=12 does not change; ask for more in a later stage
+        """
+        told = []
+        for place, (first, end) in enumerate(pairwise(step for step, _ in self.began)):
+            stage, steps = stages[place], end - first
+            early = stage.patience is not None or bool(stage.callbacks)
+            if stage.steps is not None and (steps > stage.steps or (steps < stage.steps and not early)):
+                told.append(
+                    f"stage {place + 1} is over after {steps} steps, which steps={stage.steps} does "
+                    "not change; ask for more in a later stage"
+                )
+        return "; ".join(told)
 
     def call(
         self, number: int, stage: Stage, gen: GenerativeModel, module: nn.Module, run: Any

@@ -21,7 +21,7 @@ from probgen.core.private_torch import pytree
 from probgen.core.program import Program
 from probgen.core.rows import row_layout, tensors_of
 from probgen.core.turns import lent
-from probgen.train.rows import NO_ROWS, Batch, arguments_of, check_some
+from probgen.train.rows import NO_ROWS, Batch, arguments_of, check_lengths, check_some
 
 Selection = Any
 
@@ -221,4 +221,6 @@ def as_batch(batch: Any, gen: GenerativeModel | None = None) -> Batch:
     check_some(arguments)
     if gen is None or isinstance(gen, Program):
         return as_arguments(arguments)
-    return gen.settle(arguments)
+    settled = gen.settle(arguments)
+    check_lengths(settled)
+    return settled

@@ -221,7 +221,7 @@ GOOD = {
     "LogNormal": lambda: {"net": pg.nn.Constant(4)},
     "Gamma": lambda: {"net": pg.nn.Constant(4)},
     "Beta": lambda: {"net": pg.nn.Constant(4)},
-    "Truncated": lambda: {"net": pg.nn.Constant(4), "low": 0.0},
+    "TruncatedGaussian": lambda: {"net": pg.nn.Constant(4), "low": 0.0},
     "Ordinal": lambda: {"net": pg.nn.Constant(2), "levels": 3},
     "ZeroInflated": lambda: {"net": pg.nn.Constant(4), "head": pg.heads.Poisson()},
     "MixtureOfGaussians": lambda: {"components": 2, "net": pg.nn.Constant(12)},

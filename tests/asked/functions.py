@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pandas
 import pyro.distributions as dist
 import torch
 
 import probgen as pg
+from asked.families import table
 from asked.parts import (
     bayesian,
     energy,
@@ -26,6 +28,19 @@ Y = torch.tensor([0.5, 1.0, -0.5, 0.2])
 
 def _pair(**options: object) -> dict:
     return {"samples": rows(2, count=50), "real": rows(2, count=60) + 0.1, **options}
+
+
+def _frame(count: int) -> object:
+    """A number and a label in each row."""
+    return pandas.DataFrame({"a": range(count), "b": ["u", "v", "w"] * (count // 3)})
+
+
+def _candidates() -> dict:
+    def build(table: pg.Table, x: torch.Tensor) -> pg.heads.Mixed:
+        heads = table.heads()
+        return pg.heads.Mixed(pg.nn.Constant(pg.heads.Mixed(None, heads).width), heads)
+
+    return {"alone": pg.Candidate(build)}
 
 
 def _tables() -> object:
@@ -186,5 +201,14 @@ GOOD = {
     "wasserstein_distance": _pair,
     "sliced_wasserstein_distance": lambda: _pair(projections=4),
     "sample_report": lambda: _pair(permutations=3),
+    "search": lambda: {"frame": _frame(24), "budget": 0.2, "candidates": _candidates()},
+    "portfolio": lambda: {"table": table()},
+    "table_quality": lambda: {"samples": _frame(9), "real": _frame(12), "splits": 2},
+    "table_privacy": lambda: {
+        "samples": _frame(9),
+        "train": _frame(12),
+        "held_out": _frame(6),
+        "max_rows": 8,
+    },
     **PICTURES,
 }

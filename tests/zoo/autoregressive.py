@@ -63,7 +63,7 @@ AUTOREGRESSIVE: list[Member] = [
     Member("AutoregressiveTable", lambda: AutoregressiveTable(columns(), [8]), mixed_rows),
     Member(
         "AutoregressiveTable given a context",
-        lambda: AutoregressiveTable(columns(), [8], order=torch.tensor([2, 0, 3, 1]), context=2),
+        lambda: AutoregressiveTable(columns(), [8], order=torch.tensor([1, 0, 3, 2]), context=2),
         lambda: (*mixed_rows(), torch.randn(6, 2)),
     ),
 ]

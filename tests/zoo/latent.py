@@ -212,7 +212,7 @@ HEADS = [
     Member("LogNormal", lambda: heads.LogNormal(constant(6)), amounts),
     Member("Gamma", lambda: heads.Gamma(constant(6)), amounts),
     Member("Beta", lambda: heads.Beta(constant(6)), lambda: (torch.rand(6, 3),)),
-    Member("Truncated", lambda: heads.Truncated(constant(6), low=0.0), amounts),
+    Member("TruncatedGaussian", lambda: heads.TruncatedGaussian(constant(6), low=0.0), amounts),
     Member("Ordinal", lambda: heads.Ordinal(constant(3), levels=4), levels(4, 3)),
     Member(
         "ZeroInflated",

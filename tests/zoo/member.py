@@ -11,6 +11,7 @@ import torch
 
 from probgen.core.module import Fixed
 from probgen.nn import Constant
+from probgen.sampling import sample
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ def levels(count: int, *event: int, context: tuple[int, ...] | None = None) -> C
 def texts(data: Callable[[], tuple], levels: int, length: int) -> Callable[[], tuple]:
     """Rows, and unrelated texts of tokens 0., 1., ..., of which 0 is the padding."""
     return lambda: (*data(), torch.randint(levels, (6, length)).float())
+
+
+def sampled(gen: Any, n: int, context: Any = None, **options: Any) -> torch.Tensor:
+    """Draws as numbers, also of a family that gives frames."""
+    drawn = sample(gen, n, context, **options)
+    return drawn if torch.is_tensor(drawn) else gen.rows(drawn)
 
 
 def constant(*shape: int) -> Constant:

@@ -21,9 +21,9 @@ TRUSTED = (OURS, *THEIRS)
 BUILT = (nn.Module, PyroDistribution, Distribution, Constraint, Transform)
 # where that is defined; of ours, packages that neither read nor write files
 NETS = ("torch.nn", "torch.distributions", "pyro.distributions", "pyro.nn", "pyro.infer.autoguide")
-OWN = ("nn", "heads", "distributions", "models", "samplers", "text", "table")
+OWN = ("nn", "heads", "distributions", "models", "samplers", "text")
 OUR_FUNCTIONS = tuple(f"{OURS}.{each}" for each in OWN)
-PARTS = (*OUR_FUNCTIONS, f"{OURS}.core", f"{OURS}.objectives")
+PARTS = (*OUR_FUNCTIONS, f"{OURS}.core", f"{OURS}.objectives", f"{OURS}.table")
 FUNCTIONS = (*OUR_FUNCTIONS, "torch.nn.functional", "pyro.infer.autoguide.initialization")
 MISSING = object()
 

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 from probgen.core.contexts import known_rows
 from probgen.core.missing import has_missing, values_are_known
-from probgen.distributions.guidance.rule import Rule, said
+from probgen.distributions.guidance.rule import Rule, prediction_of
 from probgen.samplers.reverse import Grid
 
 NoiseNetwork = Callable[..., Tensor]
@@ -218,7 +218,7 @@ class Denoiser:
         """The prediction at a state: every bound and every sampler asks here."""
         if self.guidance is None:
             return self.predictor(z, t, self.context)
-        return said(self.guidance, self.predictor, z, t, self.context)
+        return prediction_of(self.guidance, self.predictor, z, t, self.context)
 
     def denoise(self, z: Tensor, t: Tensor) -> Tensor:
         """The expected data, of a process of real numbers."""

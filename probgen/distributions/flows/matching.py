@@ -21,7 +21,7 @@ from probgen.distributions.flows.complete import refuse_incomplete
 from probgen.distributions.flows.couplings import Coupling
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.ode import ContinuousTransform
-from probgen.distributions.guidance.rule import Rule, draws_noise, guided, said
+from probgen.distributions.guidance.rule import Rule, draws_noise, guided, prediction_of
 
 
 class PathLevels(NamedTuple):
@@ -314,7 +314,7 @@ class _Matched(NamedTuple):
 @guided.register(MatchedFlow)
 def _(distribution: MatchedFlow, rule: Rule) -> MatchedFlow:
     def velocity(t: Tensor, x: Tensor) -> Tensor:
-        return said(rule, distribution.predictor, x, t, distribution.context)
+        return prediction_of(rule, distribution.predictor, x, t, distribution.context)
 
     new = copy.copy(distribution)
     new.rerouted = lambda transform: transform.along(velocity, draws_noise(rule))

@@ -19,7 +19,7 @@ from probgen.distributions.guidance.rule import (
     check_rule,
     leading,
     plain,
-    said,
+    prediction_of,
 )
 
 
@@ -81,7 +81,7 @@ class CADS:
         check_conditional(context, self)
         kept = self.kept(t)
         noisy = context if bool((kept == 1).all()) else self._annealed(net, z, kept, context)
-        return said(as_rule(self.base), net, z, t, noisy)
+        return prediction_of(as_rule(self.base), net, z, t, noisy)
 
     def kept(self, t: Tensor) -> Tensor:
         r"""The share :math:`\gamma_t` of the context that is left."""

@@ -17,7 +17,7 @@ from probgen.distributions.guidance.rule import (
     check_weight,
     extrapolated,
     plain,
-    said,
+    prediction_of,
 )
 
 
@@ -72,7 +72,7 @@ class Autoguidance:
         check_rule(base=self.base)
 
     def __call__(self, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
-        prediction = said(as_rule(self.base), net, z, t, context)
+        prediction = prediction_of(as_rule(self.base), net, z, t, context)
         if self.weight == 1:
             return prediction
         if getattr(self.weaker, "training", False):

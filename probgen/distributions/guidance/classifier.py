@@ -19,7 +19,7 @@ from probgen.distributions.guidance.rule import (
     check_weight,
     leading,
     plain,
-    said,
+    prediction_of,
     weight_at,
 )
 
@@ -90,7 +90,7 @@ class ClassifierGuided:
             state = z.detach().clone().requires_grad_()
             shown = state
             if self.denoised:
-                prediction = said(base, net, state, t, context)
+                prediction = prediction_of(base, net, state, t, context)
                 shown = net.original(state, prediction, t)
             value = self.log_prob(shown, t.expand(lead), context)
             if value.shape != lead:
@@ -104,5 +104,7 @@ class ClassifierGuided:
                     "without a gradient; leave out detach() and torch.no_grad()"
                 )
             (slope,) = torch.autograd.grad(value.sum(), state)
-        prediction = prediction.detach() if self.denoised else said(base, net, z, t, context)
+        prediction = (
+            prediction.detach() if self.denoised else prediction_of(base, net, z, t, context)
+        )
         return net.shifted(z, prediction, weight_at(self.weight, t, z) * slope, t)

@@ -11,7 +11,7 @@ from torch import Tensor
 from probgen.core import checks
 from probgen.distributions.diffusion.process import wide
 from probgen.distributions.guidance.classifier_free import as_rule
-from probgen.distributions.guidance.rule import Predictor, Rule, check_rule, plain, said
+from probgen.distributions.guidance.rule import Predictor, Rule, check_rule, plain, prediction_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Interval:
         inside = (level >= low) & (level <= high)
         if not inside.any():
             return plain(net, z, t, context)
-        guided = said(as_rule(self.base), net, z, t, context)
+        guided = prediction_of(as_rule(self.base), net, z, t, context)
         if inside.all():
             return guided
         return torch.where(wide(inside, guided), guided, plain(net, z, t, context))

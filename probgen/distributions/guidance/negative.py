@@ -16,7 +16,7 @@ from probgen.distributions.guidance.rule import (
     check_weight,
     extrapolated,
     plain,
-    said,
+    prediction_of,
 )
 
 
@@ -63,5 +63,5 @@ class Negative:
 
     def __call__(self, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
         unwanted = net(z, t, self.context)
-        wanted = said(as_rule(self.base), net, z, t, context)
+        wanted = prediction_of(as_rule(self.base), net, z, t, context)
         return extrapolated(unwanted, wanted, self.weight, t)

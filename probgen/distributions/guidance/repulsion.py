@@ -20,7 +20,7 @@ from probgen.distributions.guidance.rule import (
     check_weight,
     leading,
     plain,
-    said,
+    prediction_of,
     weight_at,
 )
 
@@ -76,7 +76,7 @@ class Repulsion:
         check_rule(base=self.base)
 
     def __call__(self, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
-        prediction = said(as_rule(self.base), net, z, t, context)
+        prediction = prediction_of(as_rule(self.base), net, z, t, context)
         lead = leading(net, z)
         rows = z.reshape(lead.numel(), -1)
         slopes = torch.zeros_like(rows)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.distributions.guidance.classifier_free import as_rule
-from probgen.distributions.guidance.rule import Predictor, Rule, check_rule, plain, said
+from probgen.distributions.guidance.rule import Predictor, Rule, check_rule, plain, prediction_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Rescale:
 
     def __call__(self, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
         asked: Any = _Remembering(net)
-        prediction = said(as_rule(self.base), asked, z, t, context)
+        prediction = prediction_of(as_rule(self.base), asked, z, t, context)
         if not self.share:
             return prediction
         if z.shape[z.ndim - net.event_ndim :].numel() < 2:

@@ -101,7 +101,7 @@ def weight_at(weight: Weight, t: Tensor, prediction: Tensor) -> Tensor | float:
     return rows
 
 
-def said(rule: Rule, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
+def prediction_of(rule: Rule, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
     """What a rule says, if it is a prediction of the states.
 
     Raises ``TypeError`` for what is no tensor, ``ValueError`` for one of other states, which would
@@ -109,7 +109,7 @@ def said(rule: Rule, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tens
 
     >>> net = lambda z, t, context: z
     >>> net.event_ndim = 1
-    >>> said(lambda net, z, t, context: net(z, t, context)[..., :1], net, torch.zeros(5, 2), torch.ones(()), None)
+    >>> prediction_of(lambda net, z, t, context: net(z, t, context)[..., :1], net, torch.zeros(5, 2), torch.ones(()), None)
     Traceback (most recent call last):
         ...
     ValueError: expected a rule that gives predictions of states (5, 2), got (5, 1); let it ...

@@ -11,7 +11,7 @@ from torch import Tensor
 from probgen.core import checks
 from probgen.distributions.diffusion.thresholds import Threshold
 from probgen.distributions.guidance.classifier_free import as_rule
-from probgen.distributions.guidance.rule import Predictor, Rule, check_rule, plain, said
+from probgen.distributions.guidance.rule import Predictor, Rule, check_rule, plain, prediction_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Thresholded:
             )
 
     def __call__(self, net: Predictor, z: Tensor, t: Tensor, context: Any) -> Tensor:
-        prediction = said(as_rule(self.base), net, z, t, context)
+        prediction = prediction_of(as_rule(self.base), net, z, t, context)
         x = net.original(z, prediction, t)
         low = torch.tensor(-torch.inf).to(x)  # the threshold has ends of its own
         return net.retold(z, prediction, self.threshold(x, low, -low, net.event_ndim), t)
