@@ -18,7 +18,11 @@ Hierarchies of dense steps, in which the decoder read the latents through two la
 after 800 steps of 50 rows 1.7 and 1.8 nats of divergence, validation 100.3 and training rows 92.1
 (100 particles). With the latents as they are in the state, all else equal: 3.2 and 4.8 nats, 91.2
 and 80.6. That is how they stand here, with a mixture as prior of the top, for which final scores
-were not measured. Nor were those of MNIST.
+were not measured.
+
+Measured on static MNIST, seed 0, 10,000 test rows. ``mnist --models pixels --minutes 18.5 4
+--particles 50``: 80.98 ± 0.20 (bound 81.90), after 8,825 steps with the evidence lower bound and 736
+with DReG, 22.5 minutes of one core.
 
 ``--results`` keeps what is done in a file, by which an interrupted study goes on.
 """

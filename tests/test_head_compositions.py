@@ -379,3 +379,11 @@ def test_labels_beside_numbers_are_not_told_to_be_dequantized():
     x = torch.stack((torch.randn(300), torch.randint(3, (300,)).float()), -1)
     gen = heads.Mixed(Constant(5), [heads.Gaussian(), heads.Categorical(levels=3)])
     assert not any("few values" in finding.text for finding in column_advice(gen, x))
+
+
+def test_positive_columns_are_not_told_to_be_mapped():
+    x = torch.cat((amounts()[:, 1:], torch.randn(400, 1)), -1)
+    for head, told in ((heads.Gaussian(), True), (heads.LogNormal(), False)):
+        gen = heads.Mixed(Constant(4), [head, heads.Gaussian()])
+        texts = [finding.text for finding in column_advice(gen, x)]
+        assert any("heavy tails" in text for text in texts) == told

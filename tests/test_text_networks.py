@@ -277,6 +277,35 @@ def test_a_network_of_another_width_is_refused():
 # -- sequences of vectors
 
 
+def test_a_network_without_a_mask_is_refused_and_the_advice_works():
+    with pytest.raises(TypeError, match=r"got Embedding, which takes \(input.*wrap it in a module"):
+        PretrainedEncoder(nn.Embedding(LEVELS, 6), LENGTH, 6)
+
+    class Wrapped(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, tokens, mask):
+            return self.net(tokens)
+
+    tokens = torch.zeros(3, LENGTH, dtype=torch.long)
+    encoder = PretrainedEncoder(Wrapped(nn.Embedding(LEVELS, 6)), LENGTH, 6)
+    assert encoder(tokens).shape == (3, LENGTH, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.float])
+def test_masks_of_zeros_and_ones_are_masks(dtype):
+    """Steps that a mask leaves out are as missing as those of the padding."""
+    net = disturbed(encoder())
+    tokens = torch.tensor([[3, 4, 5, PADDING, PADDING], [3, 1, 8, 6, 7]])
+    kept = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 1, 1, 0]]).to(dtype)
+    given = net(tokens, kept)
+    wanted = net(tokens.masked_fill(kept == 0, PADDING))
+    there = kept.bool()
+    torch.testing.assert_close(given[there], wanted[there])
+
+
 def test_steps_of_vectors_that_are_missing_have_no_influence():
     torch.manual_seed(0)
     net = SequenceEncoder(3, LENGTH, 8, layers=1, heads=2)

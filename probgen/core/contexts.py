@@ -519,7 +519,7 @@ def asked_given(family: Any, context: Any, net: Callable[..., Tensor]) -> Callab
     >>> net(torch.zeros(3), torch.ones(()), torch.full((2,), 0.5))
     Traceback (most recent call last):
         ...
-    ValueError: expected a context of shape (*batch, 3), got (2,); give one of that shape, ...
+    ValueError: expected a context of shape (*batch, 3), got (2,); give a row of it for each datum
     """
     if family.training:
         return net

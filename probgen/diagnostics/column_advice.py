@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probgen.core.columns import AFFINE, LOGIT, NAMES, Column, examine
 from probgen.core.rows import layout_of, leaves_of, some_rows
+from probgen.core.supports import REAL
 from probgen.core.unions import of_entries
 from probgen.diagnostics.baseline import FITTED, data_of
 from probgen.diagnostics.findings import CAUTION, FAULT, Finding
@@ -63,14 +64,22 @@ def column_advice(gen: GenerativeModel, *batch: Any) -> tuple[Finding, ...]:
 
 
 def _densities(rows: Tensor, support: Any) -> Tensor:
-    """Rows ``(N, D)`` with NaN for what has a mass in the family: labels, counts, declared atoms."""
+    """Rows ``(N, D)`` with NaN for what needs no preparation in the family.
+
+    Labels, counts and declared atoms have a mass; what a column of its own head says to be positive
+    or bounded is.
+    """
     if rows.ndim != 2:
         return rows
     support, _ = of_entries(support)
     rows = rows.masked_fill(which_atom(rows, support) > 0, torch.nan)
     blocks = zip(getattr(support, "cseq", ()), getattr(support, "lengths", ()), strict=True)
-    counted = [part.is_discrete for part, size in blocks for _ in range(size)]
-    return rows.masked_fill(torch.tensor(counted), torch.nan) if any(counted) else rows
+    told = [
+        part.is_discrete or getattr(part, "base", part) not in REAL
+        for part, size in blocks
+        for _ in range(size)
+    ]
+    return rows.masked_fill(torch.tensor(told), torch.nan) if any(told) else rows
 
 
 def _others(gen: GenerativeModel, batch: tuple, observed: list[Tensor]) -> list[tuple[str, Tensor]]:

@@ -16,6 +16,7 @@ from probgen.core.inside import inside
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event, values_are_known
 from probgen.core.unions import AnyOf, atoms_of
+from probgen.distributions.any_order import ObservedFirst
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.possible import check_possible, excluding
@@ -169,7 +170,7 @@ def _given(
     at any :math:`x_m`, a draw.
     """
     given = conditional(distribution, x, mask)
-    if not isinstance(given, Completed):
+    if not isinstance(given, Completed | ObservedFirst):
         drawn = given.sample()
         return given, distribution.log_prob(drawn) - given.log_prob(drawn)
     evidence = distribution.log_prob(torch.where(mask, x, torch.nan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ class TextEncoder(Recorded, nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         known = known_steps(tokens, self)
-        mask = known if mask is None else known & mask
+        mask = known if mask is None else known & mask.bool()
         return self.encoder(self.embed(as_tokens(tokens, known, self.padding)), mask)
 
 
@@ -194,7 +195,7 @@ class SequenceEncoder(Recorded, nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         known = known_steps(x, self)
-        mask = known if mask is None else known & mask
+        mask = known if mask is None else known & mask.bool()
         h = self.embed(x.masked_fill(~known.unsqueeze(-1), 0.0).to(self.embed.weight.dtype))
         return self.encoder(h, mask)
 
@@ -255,6 +256,7 @@ class PretrainedEncoder(Recorded, nn.Module):
         checks.at_least(1, length=length, width=width, **checks.given(levels=levels))
         checks.at_least(0, padding=padding)
         checks.flag(frozen=frozen)
+        _check_masked(net)
         super().__init__()
         self.net = net
         self.length = length
@@ -284,7 +286,7 @@ class PretrainedEncoder(Recorded, nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         known = known_steps(tokens, self)
-        mask = visible(known if mask is None else known & mask)
+        mask = visible(known if mask is None else known & mask.bool())
         ids = as_tokens(tokens, known, self.padding)
         steps = ids.shape[-1]
         found: Any = self.net(ids.reshape(-1, steps), mask.expand(ids.shape).reshape(-1, steps))
@@ -306,3 +308,16 @@ def as_tokens(tokens: Tensor, known: Tensor, padding: int) -> Tensor:
     tensor([3, 0])
     """
     return tokens.masked_fill(~known, padding).long()
+
+
+def _check_masked(net: nn.Module) -> None:
+    """Refuses a network that is not called with tokens and a mask; ``TypeError``."""
+    signature = inspect.signature(net.forward)
+    try:
+        signature.bind("tokens", "mask")
+    except TypeError:
+        raise TypeError(
+            "expected a network that is called with tokens and a mask, got "
+            f"{type(net).__name__}, which takes {signature}; wrap it in a module with "
+            "forward(tokens, mask)"
+        ) from None

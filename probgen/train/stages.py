@@ -217,7 +217,9 @@ class Standing:
         for place, (first, end) in enumerate(pairwise(step for step, _ in self.began)):
             stage, steps = stages[place], end - first
             early = stage.patience is not None or bool(stage.callbacks)
-            if stage.steps is not None and (steps > stage.steps or (steps < stage.steps and not early)):
+            if stage.steps is not None and (
+                steps > stage.steps or (steps < stage.steps and not early)
+            ):
                 told.append(
                     f"stage {place + 1} is over after {steps} steps, which steps={stage.steps} does "
                     "not change; ask for more in a later stage"
