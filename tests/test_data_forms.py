@@ -17,7 +17,7 @@ from probgen.compile.tracing import Compiled
 from probgen.core.program import Program
 from probgen.heads import Gaussian
 from probgen.nn import Constant
-from probgen.objectives import Objective
+from probgen.objectives import ELBO, Objective
 from probgen.train import CheckpointError, FitWarning, Labeled, Pairs, Unpaired, adam, fit
 from probgen.train.data import as_source, held_out
 from probgen.train.forms import Request
@@ -553,6 +553,44 @@ def test_numbers_of_rows_are_one_more_argument(compile, monkeypatch):
     assert bool(history.compiled) == compile
 
 
+BY_NAME = {
+    "default": None,
+    "of the library": ELBO(),
+    "of Pyro": pyro.infer.Trace_ELBO(),
+    "a function": lambda model, guide, *batch: ELBO()(model, guide)(*batch),
+    "a function of one argument": lambda model, guide, x: ELBO()(model, guide)(x),
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_arguments_by_name_are_one_argument_of_an_objective(name):
+    """The loss is the same as by place, for training and for validation rows."""
+    histories = []
+    for given in ({"x": A}, A):
+        place = nn.Parameter(torch.zeros(2))
+
+        class Normal(nn.Module):
+            def __init__(self, place):
+                super().__init__()
+                self.place = place
+
+            def forward(self, x):
+                with pyro.plate("data", len(x)):
+                    pyro.sample("x", dist.Normal(self.place, 1.0).to_event(1), obs=x)
+
+        options = {"steps": 3, "validate_every": 1, "compile": False, "seed": 0, "verdict": False}
+        history = fit(
+            Program(Normal(place)),
+            given,
+            BY_NAME[name],
+            validation=given,
+            progress=False,
+            **options,
+        )
+        histories.append((history.loss, history.validation))
+    assert histories[0] == histories[1]
+
+
 # -- what is refused
 
 
@@ -681,6 +719,26 @@ def test_other_sets_than_those_of_the_file_are_refused(tmp_path):
             run("unpaired", tmp_path / "state", resume=True, validation=None, validate_every=None)
     finally:
         FORMS["unpaired"] = original
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: Labeled(X, Y),
+        lambda: [(X[:30], Y[:30]), (X[30:], Y[30:])],
+        lambda: Pairs(lambda n: (X[:n], Y[:n]), rows=60),
+    ],
+    ids=["without shares", "batches", "drawn"],
+)
+def test_another_form_than_that_of_the_file_is_refused(other, tmp_path):
+    """The same rows: what is kept of the place among them is of another kind."""
+    options = {"steps": 3, "batch_size": 10, "progress": False, "checkpoint": tmp_path / "state"}
+    fit(Program(Classifier()), Labeled(X, Y, labeled_share=0.3), **options)
+    data = other()
+    if isinstance(data, list):
+        del options["batch_size"]
+    with pytest.raises(CheckpointError, match=r"data of the form that .* pass that form"):
+        fit(Program(Classifier()), data, resume=True, **options)
 
 
 def test_an_order_goes_on_from_any_place():

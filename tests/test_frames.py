@@ -260,6 +260,7 @@ def fitted():
     return pg.Tabular(table, pg.Mixture([mixed(table, raw_of(part)) for part in parts]))
 
 
+@pytest.mark.slow
 def test_training_on_a_frame_raises_its_score():
     frame = people(60)
     table = pg.Table.read(frame)
@@ -335,6 +336,44 @@ def test_frames_that_do_not_fit_are_refused(frame, kind, message):
         pg.Table.read(people()).encode(frame())
 
 
+def test_what_is_not_known_may_come_as_a_column_of_nothing(fitted):
+    frame = people(20)
+    x = fitted.table.encode(frame)
+    for place, name in enumerate(frame):
+        rows = fitted.table.encode(frame.assign(**{name: None}))
+        assert rows[:, place].isnan().all()
+        assert torch.equal(rows[:, :place], x[:, :place])
+    found = pg.impute(fitted, frame.assign(color=None), draws=5, seed=0).frame()
+    assert (found["color"] == frame["color"]).mean() > 0.9
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_other_columns_are_left_out_as_the_error_says(library):
+    made = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table}[library]
+    table = pg.Table.read(made({"a": [1.5, 2.0], "b": ["x", "y"]}))
+    frame = made({"b": ["x"], "other": [0], "a": [1.0]})
+    with pytest.raises(ValueError, match="got 'other'; leave out") as raised:
+        table.encode(frame)
+    advice = str(raised.value).rpartition(": ")[2]
+    assert table.encode(eval(advice)).tolist() == [[1.0, 0.0]]
+
+
+UNREADABLE_OBJECTS = {
+    "date": [date(2020, 1, 1), None],
+    "Period": pd.PeriodIndex(["2020-01", "2020-02"], freq="M"),
+    "list": [[1], [2, 3]],
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE_OBJECTS)
+def test_columns_of_objects_are_made_readable_as_the_error_says(kind):
+    frame = pd.DataFrame({"a": UNREADABLE_OBJECTS[kind]})
+    with pytest.raises(TypeError, match=f"got a {kind} in row 0") as raised:
+        pg.Table.read(frame)
+    exec(str(raised.value).rpartition("make them so: ")[2], {"frame": frame, "pandas": pd})
+    assert pg.Table.read(frame).kinds
+
+
 UNREADABLE = [
     (lambda: people()[:0], ValueError, "with rows and columns"),
     (lambda: pd.DataFrame([[1.0]]), ValueError, "names are strings, got 0"),
@@ -364,7 +403,7 @@ def test_columns_are_found_by_name_in_any_order_and_library(fitted):
     for other in others:
         torch.testing.assert_close(fitted.table.encode(other), x, rtol=0, atol=0)
     expected = pg.log_likelihood(fitted, frame[:20], seed=0).value
-    for other in (others[0][:20], others[1][:20]):
+    for other in (others[0][:20], others[1][:20], others[2].slice(0, 20)):
         torch.testing.assert_close(pg.log_likelihood(fitted, other, seed=0).value, expected)
 
 

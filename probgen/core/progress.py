@@ -38,7 +38,7 @@ SECONDS = 30.0  # between lines where there is no terminal
 WAIT = 0.5  # seconds before a terminal shows anything
 RENEWED = 0.1  # seconds between renewals
 WINDOW = 15.0  # seconds over which the rate is measured
-BAR = 20  # characters
+BAR, SHORTEST = 20, 5  # characters
 
 
 def check_progress(progress: Any) -> None:
@@ -189,11 +189,20 @@ class Progress:
         self.shown = True
         line = self.line(now, over)
         if self.terminal:
-            width = max(20, shutil.get_terminal_size().columns - 1)
-            line = line if len(line) <= width else line[: width - 3] + "..."
+            line = self._fitted(line)
             self._width, before = len(line), self._width
             line = "\r" + line.ljust(before)
         self._write(line + "\n" * (over or not self.terminal))
+
+    def _fitted(self, line: str) -> str:
+        """A line as wide as the terminal, at most, with a bar where there is room for it."""
+        width = max(20, shutil.get_terminal_size().columns - 1)
+        if self.total and (room := min(BAR, width - len(line) - 1)) >= SHORTEST:
+            filled = int(min(1.0, self.done / self.total) * room)
+            full, empty = _blocks(self.stream)
+            bar = full * filled + empty * (room - filled)
+            line = line.replace(" % ", f" % {bar} ", 1)
+        return line if len(line) <= width else line[: width - 3] + "..."
 
     def _has_the_terminal(self) -> bool:
         """One of several threads has the line."""
@@ -226,18 +235,9 @@ class Progress:
     def _count(self) -> str:
         if self.total is None:
             return f"{self.done:,.0f} {self.unit}"
-        share = min(1.0, self.done / self.total) if self.total else 1.0
+        share = 100 * min(1.0, self.done / self.total) if self.total else 100.0
         text = f"{self.done:,.0f} of {self.total:,.0f} {self.unit}"
-        if not self.terminal:
-            return f"{text} ({share:.0%})".replace("%", " %")
-        filled = int(share * BAR)
-        full, empty = _blocks(self.stream)
-        return (
-            f"{share:4.0%} ".replace("%", " %")
-            + full * filled
-            + empty * (BAR - filled)
-            + f" {text}"
-        )
+        return f"{share:3.0f} % {text}" if self.terminal else f"{text} ({share:.0f} %)"
 
     def _rate(self, now: float, over: bool) -> float:
         """How much a second: lately, or since the beginning where it is over."""

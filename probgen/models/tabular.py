@@ -33,8 +33,8 @@ class Tabular(DistributionModule):
     :meth:`sample`) gives frames. The schema is part of the model, and saved with it.
 
     Labels, flags and counts go to the family as they are, as codes 0, 1, ...; continuous columns and
-    dates after the increasing map that brings them to order one (:class:`Preprocessed` says which),
-    columns on a grid with uniform noise on their steps.
+    dates after the increasing map that brings them to order one (:class:`Preprocessed
+    <probgen.Preprocessed>` says which), columns on a grid with uniform noise on their steps.
 
     Scores are in the units of the frame: masses of labels, flags, counts and of zeros in a column
     with many of them; densities per unit of a continuous column, per day of dates. A column on a

@@ -123,7 +123,7 @@ def _step(known: np.ndarray, finest: float) -> float:
     Ages in years with a few of months are heaped on years: noise on steps of years is what keeps
     their density bounded. All lie on the ``finest``; 0: on none.
 
-    >>> _step(np.array([*range(30), *range(30), 0.5]), 0.1)
+    >>> _step(np.array([*range(30), *range(30), *range(30), 0.5]), 0.1)
     1.0
     """
     distinct = len(np.unique(known))

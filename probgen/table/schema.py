@@ -22,6 +22,8 @@ from probgen.table.frames import BACKENDS, backend_of, frame_from, maker_of
 from probgen.table.kinds import IDENTIFIER, Kind, recognized
 from probgen.table.storage import Objects, Plain, Storage, Times, storage_of
 
+SELECT = {"pyarrow": "frame.select(table.names)"}
+
 
 @dataclass(frozen=True)
 class Field:
@@ -180,11 +182,12 @@ class Table(Recorded):
             out of the range of a column, with the row.
         """
         found = frame_from(frame)
-        self._check_columns(found.columns)
+        self._check_columns(found)
         columns = [_codes(field, found[field.name]) for field in self.fields]
         return torch.from_numpy(np.stack(columns, 1))
 
-    def _check_columns(self, given: Sequence[str]) -> None:
+    def _check_columns(self, frame: Any) -> None:
+        given = frame.columns
         lacking = [name for name in self.names if name not in given]
         other = [name for name in given if name not in self.names]
         if lacking:
@@ -198,7 +201,7 @@ class Table(Recorded):
         if other:
             raise ValueError(
                 f"expected the columns of the table alone, got {_listed(other)}; leave out what is "
-                "not modeled: frame[table.names]"
+                f"not modeled: {SELECT.get(backend_of(frame), 'frame[table.names]')}"
             )
 
     def decode(self, rows: Tensor, like: Any = None) -> Any:
@@ -253,7 +256,10 @@ class Table(Recorded):
         return torch.where(numbers.isfinite(), (numbers * power).round() / power, numbers)
 
     def heads(self) -> list[Head]:
-        """One distribution for each column, without a network: for :class:`Mixed` and the like.
+        """One distribution for each column, without a network.
+
+        What :class:`Mixed <probgen.heads.Mixed>`, :class:`AutoregressiveTable
+        <probgen.AutoregressiveTable>` and the like take.
 
         They are those of numbers that :class:`Tabular <probgen.Tabular>` has brought to order one:
         normal for continuous columns and dates (after the logarithm of positive ones), with an atom

@@ -15,6 +15,11 @@ from probgen.table.frames import NarwhalsMaker, PandasMaker, narwhals
 
 LARGEST = 2**53  # integers up to it are floating-point numbers
 DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+HOW = {  # makes a column of objects one that can be read, by their type
+    "date": "pandas.to_datetime(frame[{!r}])",
+    "datetime": "pandas.to_datetime(frame[{!r}])",
+    "Period": "frame[{!r}].dt.to_timestamp()",
+}
 Maker = PandasMaker | NarwhalsMaker
 Plain = Any  # an array of numbers with NaN, or a list of objects with None
 
@@ -90,6 +95,8 @@ class Times:
     dates: bool = True
 
     def plain(self, series: Any) -> np.ndarray:
+        if bool(series.is_null().all()):
+            return np.full(len(series), math.nan)
         if unit_of(series) is None:
             raise TypeError(f"expected dates, got a column of type {series.dtype}")
         ticks, missing, unit = ticks_in(series)
@@ -182,11 +189,7 @@ def _of_objects(name: str, series: Any, values: list[Any]) -> Storage:
         return Numbers(type_of(series), all(isinstance(each, Integral) for each in known))
     row = next(at for at, each in enumerate(values) if not isinstance(each, str | Real | None))
     kind = type(values[row]).__name__
-    how = (
-        f"pandas.to_datetime(frame[{name!r}])"
-        if kind in ("date", "datetime", "Period")
-        else f"frame[{name!r}].astype(str)"
-    )
+    how = HOW.get(kind, "frame[{!r}].astype(str)").format(name)
     raise TypeError(
         f"expected numbers, strings, flags, categories or dates in column {name!r}, got a {kind} "
         f"in row {row}; make them so: frame[{name!r}] = {how}"

@@ -14,7 +14,7 @@ from pyro import infer
 from torch import Tensor, nn
 
 from probgen.core.module import GenerativeModel
-from probgen.core.signatures import check_arguments
+from probgen.core.signatures import check_arguments, takes
 from probgen.objectives.base import Objective
 
 SUMMED = "EnumeratedELBO() for programs with enumerated sites, else ELBO()"
@@ -118,7 +118,8 @@ def check_loss_takes(objective: Any, gen: Any, batch: tuple, how: str = "") -> N
     """
     loss = objective.loss if isinstance(objective, PlainLoss) else objective.differentiable_loss
     programs = (getattr(gen, "model", None), getattr(gen, "guide", None))
-    check_arguments("loss", loss, (*programs, *batch), how or TAKES)
+    if not takes(loss, len(programs) + len(batch)):  # those by name are one argument
+        check_arguments("loss", loss, (*programs, *batch), how or TAKES)
 
 
 def as_objective(objective: Any) -> Any:

@@ -87,6 +87,9 @@ class Record:
         if not self.loggers:
             return
         first = self.every * (self.step // self.every + 1)
+        if first > history.steps and self.step and len(history.validation) == self.validations:
+            self.step = history.steps
+            return
         due = {*range(first, history.steps + 1, self.every)}
         if self.step == 0 < history.steps:
             due.add(1)

@@ -258,8 +258,19 @@ def _check(run: Run, state: SavedState, path: Path) -> None:
         )
     _check_frozen(run, (entries["asked"] or {}).get("frozen"), path)
     check_optimizer(run, entries["optimizer"], path)
+    _check_form(run, entries["cursor"], path)
     _check_places(run, state)
     _check_series(run, state)
+
+
+def _check_form(run: Run, cursor: dict[str, Any], path: Path) -> None:
+    """The data come in the form of then: one table, a loader, several sets, shares of labeled rows."""
+    if cursor.keys() != run.source.cursor().keys():
+        raise disk.CheckpointError(
+            f"expected data of the form that {path} was trained on (rows, a loader, Unpaired, Labeled "
+            "with or without labeled_share, Pairs), got another one; pass that form, or give another "
+            "path to start anew"
+        )
 
 
 def _check_frozen(run: Run, then: dict[str, str] | None, path: Path) -> None:
