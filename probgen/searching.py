@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -324,13 +326,10 @@ def portfolio(table: Table) -> dict[str, Candidate]:
     if all(isinstance(kind, Leveled) for kind in kinds):
         found["tree"] = Candidate(_tree, em=True)
     for count in (5, 20):
-        found[f"mixture of {count}"] = Candidate(
-            lambda t, x, count=count: _mixture(t, x, count), 0.05
-        )
-    found["autoregressive"] = Candidate(lambda t, x: _autoregressive(t, x, [64], 0.0))
-    found["autoregressive, wide"] = Candidate(
-        lambda t, x: _autoregressive(t, x, [256, 256], 0.1), 2e-3
-    )
+        found[f"mixture of {count}"] = Candidate(partial(_mixture, count=count), 0.02)
+    narrow = partial(_autoregressive, hidden=[64], dropout=0.0)
+    wide = partial(_autoregressive, hidden=[256, 256], dropout=0.1)
+    found |= {"autoregressive": Candidate(narrow), "autoregressive, wide": Candidate(wide, 2e-3)}
     if not any(kind.whole or kind.label for kind in kinds) and all(
         type(head).__name__ == "Gaussian" for head in table.heads()
     ):
@@ -361,15 +360,17 @@ def _mixture(table: Table, x: Tensor, count: int) -> DistributionModule:
     for number in range(count):
         component = _independent(table, x)
         rows = x[cluster == number]
-        fit(
-            component,
-            rows if len(rows) > 1 else x,
-            steps=50,
-            optimizer=adam(0.1),
-            compile=False,
-            progress=False,
-            verdict=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a start: of labels that its rows do not have, say
+            fit(
+                component,
+                rows if len(rows) > 1 else x,
+                steps=50,
+                optimizer=adam(0.1),
+                compile=False,
+                progress=False,
+                verdict=False,
+            )
         made.append(component)
     return Mixture(made)
 

@@ -126,6 +126,53 @@ def test_training_scores_average_to_the_mean_over_orders_of_the_observed(make, r
     assert estimates.mean().item() == pytest.approx(mean, abs=error)
 
 
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_a_mixture_of_tables_is_conditioned_by_the_marginals_of_its_components(pattern):
+    parts = [small(0), small(1)]
+    seen = torch.tensor(pattern)
+    given = conditional(pg.Mixture(parts).eval()(), ROWS, seen.expand_as(ROWS)).log_prob(ROWS)
+    for gen in parts:
+        gen.order = observed_first(pattern)
+    joint = torch.stack([gen().log_prob(ROWS) for gen in parts]).logsumexp(0)
+    part = torch.where(seen, ROWS, NAN)
+    marginal = torch.stack([gen().log_prob(part) for gen in parts]).logsumexp(0)
+    torch.testing.assert_close(given, joint - marginal)
+
+
+@pytest.mark.filterwarnings("ignore::probgen.train.FitWarning")
+def test_trained_in_one_order_the_density_is_exact_and_mixtures_train():
+    torch.manual_seed(0)
+    part = lambda: pg.AutoregressiveTable(labels(), [4], any_order=False)  # noqa: E731
+    gen = part().train()
+    assert gen().log_prob(ROWS).exp().sum().item() == pytest.approx(1, abs=1e-5)
+    mixture = pg.Mixture([part(), part()])
+    x = torch.where(torch.rand_like(ROWS) < 0.2, NAN, ROWS)
+    history = pg.fit(mixture, x, steps=3, progress=False, compile=False, seed=0)
+    assert all(math.isfinite(loss) for loss in history.loss)
+    assert pg.log_likelihood(mixture, x).kind == "exact"
+    with pytest.raises(ValueError, match="approximate"):
+        pg.fit(pg.Mixture([small(), small()]), x, steps=1, progress=False)
+
+
+def test_completions_around_a_decoder_of_tables_are_called_heuristic():
+    """The chain scores by one order and draws by another."""
+    torch.manual_seed(0)
+    decoder = pg.AutoregressiveTable(labels(), [4], context=1)
+    encoder = heads.Gaussian(pg.nn.MLP(3, [4], 2))
+    gen = pg.VAE(heads.Gaussian(Constant(2)), decoder, encoder).eval()
+    x = torch.where(torch.rand_like(ROWS) < 0.3, NAN, ROWS)
+    assert pg.log_likelihood(gen, x, particles=2).kind == "unbiased"
+    assert pg.impute(gen, x, num_steps=3, compile=False).kind == "heuristic"
+
+
+def test_steps_are_truncated():
+    gen = small()
+    greedy = gen().using(pg.core.Truncation(top_k=1))
+    masses = greedy.log_prob(ROWS).exp()
+    assert masses.max() == 1 and masses.sum() == 1
+    assert torch.equal(greedy.sample((3,)), ROWS[masses.argmax()].expand(3, -1))
+
+
 def test_draws_have_the_probabilities():
     torch.manual_seed(0)
     gen = small(order=torch.tensor([1, 2, 0]))

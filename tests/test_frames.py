@@ -16,6 +16,7 @@ from polars.testing import assert_frame_equal as assert_polars_equal
 from scipy import stats
 
 import probgen as pg
+from probgen.core.columns import SOFTPLUS
 from probgen.heads import Mixed
 from probgen.nn import Constant
 from probgen.table import Continuous, Count, Date, Flag, Label
@@ -159,6 +160,11 @@ SKEWED = np.exp(1.5 * NORMAL)
 RECOGNIZED = {
     "continuous": (NORMAL, Continuous(step=0.0)),
     "positive": (SKEWED, Continuous(low=0.0, step=0.0)),
+    "ages": (stats.gamma(4).ppf(stats.norm.cdf(NORMAL)), Continuous(low=0.0, step=0.0)),
+    "ages in years": (
+        (10 * stats.gamma(3.5).ppf(stats.norm.cdf(NORMAL))).round(),
+        Continuous(low=0.0, step=1.0),
+    ),
     "bounded": (stats.norm.cdf(2.5 * NORMAL), Continuous(0.0, 1.0, step=0.0)),
     "on a grid": (NORMAL.round(1), Continuous(step=0.1)),
     "large whole numbers": ((20 * NORMAL).round() + 2000, Continuous(step=1.0)),
@@ -421,6 +427,24 @@ def test_densities_are_those_of_the_units_of_the_frame(values):
     one = pg.log_likelihood(scored(metres), metres).value
     other = pg.log_likelihood(scored(millimetres), millimetres).value
     torch.testing.assert_close(one - other, torch.full_like(one, math.log(1000)), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_the_inverse_of_softplus_goes_there_and_back(scale):
+    values = stats.truncnorm(-2, math.inf, loc=2).ppf(stats.norm.cdf(NORMAL)) * scale
+    table = pg.Table.read(pd.DataFrame({"a": values}))
+    assert table.kinds["a"] == Continuous(low=0.0, step=0.0)
+    assert table.fields[0].units.map == SOFTPLUS
+    units = pg.Tabular(table, mixed(table)).double()._units
+    x = torch.tensor(values)[:, None].requires_grad_()
+    y, ladj = units.call_and_ladj(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(ladj, slope.log())
+    back, inverse = units.inverse_and_ladj(y)
+    torch.testing.assert_close(back, x)
+    torch.testing.assert_close(inverse, -ladj)
+    drawn = pg.Tabular(table, mixed(table, torch.tensor([-1.0, 3.0]))).sample(1000, seed=0)
+    assert (drawn["a"] >= 0).all()
 
 
 def test_a_positive_column_is_log_normal():

@@ -253,7 +253,7 @@ def test_missing_pixels_are_imputed_from_their_conditional(labels):
     both = [log_evidence_of(gen, gaps.nan_to_num(value), labels) for value in (0.0, 1.0)]
     truth = torch.stack(both).softmax(0)[1]
     given = () if labels is None else (labels,)
-    done = pg.impute(gen, gaps, *given, draws=1500, num_steps=30, seed=0)
+    done = pg.impute(gen, gaps, *given, draws=800, num_steps=20, seed=0)
     assert done.kind == "asymptotic"
     assert_close(done.mean()[:, 1], truth, atol=0.06, rtol=0.0)
 

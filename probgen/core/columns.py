@@ -15,8 +15,8 @@ MARGIN = 0.05  # nats per row by which another map has to beat a straight line
 DECIMALS = range(-6, 8)  # grids of 10^6 to 10^-7
 TOLERANCE = 1e-3  # of a step of the grid
 
-AFFINE, LOG, LOGIT, ASINH = range(4)
-NAMES = ("affine", "log", "logit", "asinh")
+AFFINE, LOG, LOGIT, ASINH, SOFTPLUS = range(5)
+NAMES = ("affine", "log", "logit", "asinh", "softplus")
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Column:
     Attributes
     ----------
     map : int
-        ``AFFINE``, ``LOG`` (of positive numbers), ``LOGIT`` (of those in the bounds), or ``ASINH``
-        (of those in units of ``spread`` around ``center``: heavy tails on both sides).
+        ``AFFINE``, ``LOG`` (of positive numbers), ``LOGIT`` (of those in the bounds), ``ASINH`` (of
+        those in units of ``spread`` around ``center``: heavy tails on both sides), or ``SOFTPLUS``
+        (of positive numbers: its inverse, a logarithm far below ``spread``, a line far above).
     loc, scale : float
         Mean and standard deviation after the map; scale 1 for a constant column.
     center, spread : float
@@ -138,7 +139,7 @@ def under(
     Parameters
     ----------
     kind : int
-        ``AFFINE``, ``LOG``, ``LOGIT`` or ``ASINH``.
+        ``AFFINE``, ``LOG``, ``LOGIT``, ``ASINH`` or ``SOFTPLUS``.
     values : Tensor
         ``(N,)``, of the domain of the map.
     step : float
@@ -156,11 +157,12 @@ def under(
     x = x + step * _golden(len(x))
     center, spread = _middle(x)
     spread = spread or 1.0
-    y = {
-        AFFINE: lambda: x,
-        ASINH: lambda: ((x - center) / spread).asinh(),
-        LOG: x.log,
-        LOGIT: lambda: _logit(x, low, high + step)[0],
+    y, slope = {
+        AFFINE: lambda: (x, torch.zeros_like(x)),
+        ASINH: lambda: _asinh(x, center, spread),
+        LOG: lambda: (x.log(), -x.log()),
+        LOGIT: lambda: _logit(x, low, high + step),
+        SOFTPLUS: lambda: _inverse_softplus(x, spread),
     }[kind]()
     return Column(
         map=kind,
@@ -171,6 +173,7 @@ def under(
         low=low,
         high=high + step,
         resolution=step,
+        gain=_likelihood(y, slope) - _likelihood(x, torch.zeros_like(x)),
     )
 
 
@@ -228,13 +231,22 @@ def _maps(
     """The column after each map that it allows, with the likelihood of a normal."""
     maps = {AFFINE: (x, torch.zeros_like(x))}
     if len(x) >= FEWEST:
-        ratio = (x - center) / spread
-        maps[ASINH] = ratio.asinh(), -ratio.square().log1p() / 2 - math.log(spread)
+        maps[ASINH] = _asinh(x, center, spread)
         if x[0] > 0:
             maps[LOG] = x.log(), -x.log()
         if x[0] >= low and x[-1] <= high:
             maps[LOGIT] = _logit(x, low, high)
     return {kind: (y, _likelihood(y, slope)) for kind, (y, slope) in maps.items()}
+
+
+def _asinh(x: Tensor, center: float, spread: float) -> tuple[Tensor, Tensor]:
+    ratio = (x - center) / spread
+    return ratio.asinh(), -ratio.square().log1p() / 2 - math.log(spread)
+
+
+def _inverse_softplus(x: Tensor, spread: float) -> tuple[Tensor, Tensor]:
+    small = (-torch.expm1(-x / spread)).log()
+    return x + spread * small, -small
 
 
 def _logit(x: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from probgen.core.sites import (
     sample_sites,
 )
 from probgen.core.supports import check_support
+from probgen.distributions.any_order import ObservedFirst
 from probgen.distributions.conditional import conditional, observed
 from probgen.distributions.gibbs import completions
 from probgen.infer.posterior import posterior_of
@@ -409,10 +410,13 @@ class _ImputationChains:
         seen = observed(_distribution(start), x)
         rate = torch.zeros(len(x), device=x.device)
         early = max(1, num_steps // 10)
-        filled = conditional(_distribution(start), x, seen).sample()
+        given = conditional(_distribution(start), x, seen)
+        filled = given.sample()
         proposal = self._propose((filled, context))
         self._check_enumerated(start, proposal.guide)
         kind = _kind(proposal, self.gen.plate)
+        if isinstance(given, ObservedFirst):  # of another joint distribution than the scores
+            kind = "heuristic"
         latents = proposal.guide
         sites: Mapping[str, Any] = start.nodes
         values = [sites[name]["value"] for name in self._locals(latents)]

@@ -57,6 +57,11 @@ class AutoregressiveTable(DistributionModule):
         ``(D,)``: means and standard deviations of the columns, by which the network sees numbers;
         those of labels are not used. They do not change the heads. :meth:`fitted` takes those of
         data.
+    any_order : bool
+        Whether training is over all orders. Without, it is by the exact log-likelihood of ``order``,
+        at the cost of D runs of the network; then conditionals are right for evidence that comes
+        first in it, or is missing in the training rows as it is later. Mixtures of tables are
+        trained so, as a bound of each component is none of the mixture.
     context : int
         Width of the context.
     activation, dropout, norm, residual
@@ -90,6 +95,7 @@ class AutoregressiveTable(DistributionModule):
         order: Tensor | None = None,
         loc: Tensor | None = None,
         scale: Tensor | None = None,
+        any_order: bool = True,
         context: int = 0,
         activation: Callable[[], nn.Module] = nn.SiLU,
         dropout: float = 0.0,
@@ -100,7 +106,9 @@ class AutoregressiveTable(DistributionModule):
         checks.sizes(hidden=hidden)
         checks.instance(Tensor, **checks.given(order=order, loc=loc, scale=scale))
         checks.at_least(0, context=context)
+        checks.flag(any_order=any_order)
         super().__init__()
+        self.any_order = bool(any_order)
         self.columns = Mixed(None, heads)
         self.dims = len(heads)
         self.context_size = context
@@ -125,7 +133,7 @@ class AutoregressiveTable(DistributionModule):
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         context = received(self, context)
         given = partial(self.given, context=context)
-        if self.training:
+        if self.training and self.any_order:
             return AllOrders(given, self.dims, batch_of(context), self.seen.loc)
         return InOrder(given, self.order, self.seen.loc.expand(*batch_of(context), -1))
 

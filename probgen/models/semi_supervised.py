@@ -46,9 +46,12 @@ class SemiSupervisedVAE(LatentVariableModel):
     with a label, log p(x) of the others; the distribution ``gen(y)`` is p(x | y), ``gen()`` the
     marginal p(x). Networks get labels one-hot, beside their other input: along the last dim of
     vectors, along the channels of images. Missing entries of x (NaN) are left to a decoder that
-    integrates them out, and are 0 for encoder and classifier.
+    integrates them out, and are 0 for encoder and classifier; :func:`probgen.impute` draws them.
 
-    Trained on the codes of a VAE in place of x it is the second stage of M1+M2.
+    Where x has many entries the bounds move a classifier that knows the labels away from them as
+    long as the decoder does not: train it on the labeled rows first, hold it while the decoder
+    learns, then train all (:class:`~probgen.train.Stage`). Trained on the codes of a VAE in place
+    of x it is the second stage of M1+M2.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ def pictures_of(
 def pictures_of_frames(real: Any, made: Any) -> list[str]:
     """Tables with columns of several kinds, in their own words."""
     shown = list(real.columns)[:MOST_COLUMNS]
-    tables = [{name: list(each[name]) for name in shown} for each in (real, made)]
+    tables: list[Any] = [{name: list(each[name]) for name in shown} for each in (real, made)]
     parts = [picture(columns(*tables)[0].figure, OF_COLUMNS)]
     if len(real.columns) > len(shown):
         parts.append(paragraph(f"The first {len(shown)} of {len(real.columns)} columns.", "note"))

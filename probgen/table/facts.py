@@ -105,6 +105,12 @@ class Facts:
         share = self.zeros / max(1, self.known)
         return share >= ZEROS and self.zeros > COMMON * self.common and self.distinct > FEWEST
 
+    @property
+    def is_near_zero(self) -> bool:
+        """Whether a normal distribution of these positive numbers would have draws below zero."""
+        values = np.array(self.sketch) / (self.high or 1.0)  # whose squares are numbers
+        return self.low >= 0 and bool(values.mean() < 3 * values.std())
+
     def levels(self, name: str) -> tuple[Any, ...]:
         """The values as levels; ``ValueError`` where they are too many to be kept."""
         if self.categories is not None:

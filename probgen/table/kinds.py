@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from probgen.core import checks
-from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, Column, examine, under
+from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, SOFTPLUS, Column, examine, under
 from probgen.heads import Bernoulli, Categorical, Gaussian, Head, LogNormal, NegativeBinomial
 from probgen.heads.inflated import ZeroInflated
 from probgen.heads.ordinal import Ordinal
@@ -64,7 +64,7 @@ class Continuous(Kind):
     """Numbers: any, those above ``low``, or those between two bounds.
 
     They are modeled after the increasing map that suits them: a straight line or an inverse
-    hyperbolic sine, a logarithm above ``low``, a logit between bounds.
+    hyperbolic sine, a logarithm or the inverse of softplus above ``low``, a logit between bounds.
 
     Parameters
     ----------
@@ -145,7 +145,8 @@ class Continuous(Kind):
         if self.low is not None and self.high is not None:
             return under(LOGIT, values, step, self.low, self.high)
         if self.low is not None:
-            return under(LOG, values - self.low, step)
+            tried = [under(kind, values - self.low, step) for kind in (LOG, SOFTPLUS)]
+            return max(tried, key=lambda column: column.gain)
         found = examine(values, math.inf, -math.inf)
         return under(ASINH if found.map == ASINH else AFFINE, values, step)
 
@@ -412,10 +413,11 @@ def _number(facts: Facts) -> Kind:
     low = 0.0 if facts.low >= 0 else None
     if facts.has_many_zeros:
         return Continuous(low, zeros=True)
-    if facts.map == LOGIT:
+    if facts.map == LOGIT and facts.high > 0.5:  # smaller ones are shares by accident of units
         return Continuous(0.0, 1.0)
-    skewed = facts.map == LOG and (facts.low > 0 or facts.step > 0)
-    return Continuous(low if skewed else None)
+    bends = facts.map in (LOG, LOGIT) or facts.is_near_zero
+    positive = bends and (facts.low > 0 or facts.step > 0)
+    return Continuous(low if positive else None)
 
 
 def _whole(facts: Facts) -> Kind | None:

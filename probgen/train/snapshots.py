@@ -133,7 +133,7 @@ def _writer(name: str, to: Any) -> Callable[[Any, str, int], None]:
         checks.path(**{name: to})
         return _Folder(Path(to))
     checks.no_class(**{name: to})
-    experiment = getattr(to, "experiment", None)
+    experiment: Any = getattr(to, "experiment", None)
     if callable(getattr(experiment, "add_figure", None)):
         return lambda figure, tag, step: experiment.add_figure(tag, figure, step, close=False)
     if callable(getattr(experiment, "add_image", None)):

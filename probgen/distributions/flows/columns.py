@@ -1,4 +1,4 @@
-"""Increasing maps of columns, each its own: affine, logarithm, logit, inverse hyperbolic sine."""
+"""Increasing maps of columns, each its own: line, logarithm, logit, inverses of sinh and softplus."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
-from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, NAMES, Column, examine
+from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, NAMES, SOFTPLUS, Column, examine
 from probgen.core.construction import Recorded
 from probgen.core.inside import point_inside
 from probgen.distributions.flows.bijection import Bijection
@@ -21,7 +21,7 @@ class ColumnMaps(Recorded, nn.Module):
 
     .. math:: y_d = \frac{f_d(x_d) - m_d}{s_d}, \qquad f_d(x) \in \Big\{x,\; \log x,\;
               \operatorname{logit}\tfrac{x - a_d}{b_d - a_d},\;
-              \operatorname{asinh}\tfrac{x - c_d}{r_d}\Big\}
+              \operatorname{asinh}\tfrac{x - c_d}{r_d},\; r_d \log(e^{x / r_d} - 1)\Big\}
 
     All numbers are buffers: they are not trained, and are saved with the model.
 
@@ -79,7 +79,7 @@ def _grid_as_loaded(maps: Any, _: object) -> None:
 
 def _ends(column: Column) -> tuple[float, float]:
     """The two numbers of a map, beside mean and scale."""
-    if column.map == ASINH:
+    if column.map in (ASINH, SOFTPLUS):
         return column.center, column.spread
     return column.low, column.high
 
@@ -98,7 +98,8 @@ class _Within(constraints.Constraint):
     def check(self, value: Tensor) -> Tensor:
         bounded = (value >= self.low) & (value <= self.high)
         right = torch.where(self.kind == LOGIT, bounded, value == value)
-        return torch.where(self.kind == LOG, value >= 0, right)
+        positive = (self.kind == LOG) | (self.kind == SOFTPLUS)
+        return torch.where(positive, value >= 0, right)
 
     def __repr__(self) -> str:
         return self.words.removeprefix("in ")
@@ -139,8 +140,11 @@ class ColumnTransform(Bijection):
         down = torch.log1p(-share)
         spread = torch.where(self.kind == ASINH, self.second, 1.0)
         ratio = torch.where(self.kind == ASINH, (x - self.first) / spread, 0.0)
-        slopes = -log, -up - down - width.log(), -_half_log1p_square(ratio) - spread.log()
-        y = self._chosen(x, log, up - down, ratio.asinh())
+        soft = self.kind == SOFTPLUS
+        unit = torch.where(soft, self.second, 1.0)
+        small = (-torch.expm1(-torch.where(soft, x / unit, 1.0).clamp(min=tiny))).log()
+        slopes = -log, -up - down - width.log(), -_half_log1p_square(ratio) - spread.log(), -small
+        y = self._chosen(x, log, up - down, ratio.asinh(), x + unit * small)
         ladj = self._chosen(torch.zeros_like(x), *slopes)
         return (y - self.loc) / self.scale, ladj - self.scale.log()
 
@@ -151,21 +155,28 @@ class ColumnTransform(Bijection):
         width = torch.where(self.kind == LOGIT, self.second - self.first, 1.0)
         arc = torch.where(self.kind == ASINH, y, 0.0)
         spread = torch.where(self.kind == ASINH, self.second, 1.0)
+        unit = torch.where(self.kind == SOFTPLUS, self.second, 1.0)
+        part = torch.where(self.kind == SOFTPLUS, y / unit, 0.0)
         x = self._chosen(
             y,
             log.exp(),
             self.first + width * logit.sigmoid(),
             self.first + spread * arc.sinh(),
+            unit * softplus(part),
         )
         slopes = (
             log,
             logsigmoid(logit) + logsigmoid(-logit) + width.log(),
             _log_cosh(arc) + spread.log(),
+            logsigmoid(part),
         )
         return x, self._chosen(torch.zeros_like(y), *slopes) + self.scale.log()
 
-    def _chosen(self, affine: Tensor, log: Tensor, logit: Tensor, asinh: Tensor) -> Tensor:
+    def _chosen(
+        self, affine: Tensor, log: Tensor, logit: Tensor, asinh: Tensor, soft: Tensor
+    ) -> Tensor:
         found = torch.where(self.kind == AFFINE, affine, asinh)
+        found = torch.where(self.kind == SOFTPLUS, soft, found)
         found = torch.where(self.kind == LOG, log, found)
         return torch.where(self.kind == LOGIT, logit, found)
 
