@@ -18,7 +18,15 @@ combinations; and the diversity of draws given one caption, by the number of wor
 entropy of the judged attributes that it leaves open, in units of that of real pictures (1: all that
 is left open varies as in data; the judges' mistakes add some).
 
-    python benchmarks/text_to_image.py --data DIR_OR_NPZ --results text_to_image.json
+Measured, seed 0, one core: judges are right about 99.7 % of the words of real pictures, 98.0 % of the
+digits. The diffusion after 3,000 steps of 64 (11.8 minutes) has learned color and place and not yet
+digits, at any strength of guidance. At 2, seen / held-out combinations: color 98.6 / 97.8 %, vertical
+99.0 / 99.5, horizontal 98.4 / 98.4, thickness 66.6 / 51.1, count 51.4 / 52.2 (chance 50), digit 13.4 /
+6.0 (chance 10); all words 7.0 / 3.3. Diversity of what a caption leaves open, by the number of words
+that it tells (0 to 5): 0.54, 0.73, 0.85, 0.89, 0.98, 0.96. The 95 % of words that one wants are not
+reached: 71.2 %. The GAN was not measured.
+
+    python benchmarks/text_to_image.py --data DIR_OR_NPZ --steps 3000 --results text_to_image.json
     python benchmarks/text_to_image.py --data DIR_OR_NPZ --gan --mismatched 0.5 --steps 4000
     python benchmarks/text_to_image.py --data DIR_OR_NPZ --smoke
 """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from probgen.compile.cost_model import Profile, fitting
 from probgen.core import checks
-from probgen.core.arguments import is_plain
+from probgen.core.arguments import is_plain, own_dtype
 from probgen.core.contexts import received
 from probgen.core.entry import check_used
 from probgen.core.frames import draws_frames
@@ -111,7 +111,7 @@ def sample(
         checks.function(SAMPLERS, **checks.given(sampler=sampler))
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.positive(**checks.given(memory=memory))
-    if not is_plain(context):
+    if not is_plain(context) or _is_of_other_precision(gen, context):
         context = gen.settle((None, context))[1]
     if getattr(gen, "any_rows", False):
         context = received(gen, context, f"give one: {call_form('context')}")
@@ -133,6 +133,13 @@ def sample(
         unguided = partial(_distribution, gen, ways, None)
         return _no_draws(distribution_of, unguided, n, context, batch)
     return _drawn(distribution_of, n, context, gen.context_ndim, limit)
+
+
+def _is_of_other_precision(gen: Any, context: Any) -> bool:
+    """Whether a context of real numbers is of another floating-point type than a family."""
+    if not (torch.is_tensor(context) and context.is_floating_point()):
+        return False
+    return getattr(gen, "any_rows", False) and own_dtype(gen) not in (None, context.dtype)
 
 
 def _distribution(

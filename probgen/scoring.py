@@ -30,6 +30,7 @@ from probgen.core.runtime import rows_in_plate, validation
 from probgen.core.score import Score
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.sites import in_plate, observed_sites
+from probgen.core.unions import atoms_in_words, atoms_of
 from probgen.core.unvisited import leaves_values_out
 from probgen.core.weights import run_pair
 
@@ -334,5 +335,7 @@ def _new(window: Window) -> int:
 
 def _measure(pair: Reading, plate: str) -> str:
     observed = [site for site in observed_sites(pair.model).values() if in_plate(site, plate)]
-    discrete = bool(observed) and all(site["fn"].support.is_discrete for site in observed)
-    return "mass" if discrete else "density"
+    if observed and all(site["fn"].support.is_discrete for site in observed):
+        return "mass"
+    atoms = [found for site in observed if (found := atoms_of(site["fn"].support))]
+    return f"density with atoms at {'; '.join(map(atoms_in_words, atoms))}" if atoms else "density"

@@ -13,9 +13,11 @@ from pyro.optim.clipped_adam import ClippedAdam
 from torch import nn
 from toys import Head, Local
 
+import probgen as pg
 from probgen.core.module import standard_normal
-from probgen.objectives import ELBO, NoiseContrastive
+from probgen.objectives import ELBO, Adversarial, Frozen, NoiseContrastive
 from probgen.objectives.base import Objective
+from probgen.train import fit
 from probgen.train.adapters import PlainLoss, as_objective, teachers, trainable
 from probgen.train.optimizers import as_optimizer
 
@@ -340,3 +342,35 @@ def test_a_part_inside_of_a_named_one_is_not_named_again():
 def test_what_gets_no_gradient_is_no_teacher():
     assert teachers(NoiseContrastive(Head()), Local()) == []
     assert teachers(infer.Trace_ELBO(), Local()) == teachers(ELBO(), Local()) == []
+
+
+class Taught(Objective):
+    """Maximum likelihood, and predictions as those of a teacher."""
+
+    def __init__(self):
+        super().__init__()
+        self.teacher = Frozen(nn.Linear(2, 2))
+
+    def differentiable_loss(self, model, guide, x):
+        log_prob = pyro.poutine.trace(model).get_trace(x).log_prob_sum()
+        return (self.teacher(x) - x).square().sum() - log_prob
+
+
+OF_OTHER_PRECISION = {
+    "a critic": (
+        lambda: pg.GAN(nn.Linear(2, 2), pg.standard_normal(2)),
+        lambda: Adversarial(nn.Linear(2, 1)),
+    ),
+    "a teacher held fixed": (lambda: pg.heads.Gaussian(pg.nn.Constant(4)), Taught),
+}
+
+
+@pytest.mark.parametrize("name", OF_OTHER_PRECISION)
+def test_an_objective_of_another_precision_is_told_and_the_advice_works(name):
+    make, objective = OF_OTHER_PRECISION[name]
+    gen, loss, x = make().double(), objective(), torch.randn(9, 2)
+    quiet = {"steps": 2, "verdict": False, "progress": False, "compile": False}
+    advice = r"got torch.float64 and torch.float32; move it: objective\.to\(torch.float64\)"
+    with pytest.raises(TypeError, match=advice):
+        fit(gen, x, loss, **quiet)
+    assert fit(gen, x, loss.to(torch.float64), **quiet).steps == 2

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import sys
+import tempfile
 import threading
 import warnings
 
@@ -251,6 +253,14 @@ LASTING = {
         mu_of, X[:9, 0], sims=3, draws=3, thin=1, tune=4, sampler=pg.PyroNUTS(), **options
     ),
 }
+
+
+def reported(**options):
+    with tempfile.TemporaryDirectory() as folder:
+        pg.report(gaussian(), X[:20], f"{folder}/page.html", **options)
+
+
+LASTING["report"] = reported
 SAYS = {"fit": "loss", "em": "nats a row", "mcmc": "chain 2", "log_likelihood": "mean"}
 
 
@@ -273,6 +283,19 @@ def test_it_says_nothing_where_it_is_short_or_not_asked(name, capsys):
         LASTING[name](progress=asked, seed=0)
     found = capsys.readouterr()
     assert not found.err and not found.out
+
+
+@pytest.mark.slow
+def test_a_fit_has_one_line_of_its_own(monkeypatch):
+    monkeypatch.setattr("probgen.core.progress.WAIT", 0.0)
+    for asked in (None, False):
+        monkeypatch.setattr("sys.stderr", Terminal())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pg.fit(vae(), X, steps=4, progress=asked, compile=False)
+        lines = sys.stderr.screen
+        assert lines == [""] if asked is False else len(lines) == 2
+        assert "fit: 100 %" in lines[0] or asked is False
 
 
 @pytest.mark.table(quick=2)
@@ -474,6 +497,7 @@ def test_tensorboard_has_the_curves_and_the_pictures(tmp_path):
 # -- compiled steps
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("every", [7, 50])
 def test_steps_stay_compiled_and_in_blocks(replayed, every):
     log, seen = Log(), []

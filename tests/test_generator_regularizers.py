@@ -315,3 +315,25 @@ def test_penalties_of_the_other_player_are_refused(name, penalty, other, wrapped
     with pytest.raises(TypeError, match=rf"expected penalties .*; .*\b{other}=\[\.\.\.\]"):
         Adversarial(nn.Linear(2, 1), **{name: [wrapped(penalty)]})
     Adversarial(nn.Linear(2, 1), **{other: [wrapped(penalty)]})
+
+
+@pytest.mark.parametrize("name", ["regularizers", "generator_regularizers"])
+@pytest.mark.parametrize(
+    ("penalty", "text"),
+    [
+        (lambda played: None, "expected a regularizer that gives a tensor.*got NoneType"),
+        (lambda played: 3.0, "expected a regularizer that gives a tensor.*got float"),
+        (lambda: 3.0, r"penalties of one argument in .*, got one that takes \(\)"),
+    ],
+)
+def test_what_is_no_penalty_is_refused(name, penalty, text):
+    gan, critic = players()
+    with pytest.raises(TypeError, match=text):
+        Adversarial(critic, **{name: [penalty]})(gan.model, gan.guide)(X.double())
+
+
+def test_fakes_have_to_pass_gradients():
+    gan, critic = players()
+    objective = Adversarial(critic, augment=lambda x: x.detach())
+    with pytest.raises(ValueError, match=r"scores that depend on the fakes.*without detach"):
+        objective(gan.model, gan.guide)(X.double())

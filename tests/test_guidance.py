@@ -688,6 +688,30 @@ def test_integers_of_a_rule_are_numbers_as_those_of_the_family_are():
     assert torch.equal(*draws)
 
 
+@pytest.mark.parametrize("family", ["Diffusion", "FlowMatching", "CategoricalDiffusion"])
+def test_contexts_are_taken_in_any_precision(family):
+    gen = FAMILIES[family]().double().eval()
+    draws = []
+    for kind in (torch.double, torch.float):
+        context = CONTEXT.to(kind)
+        rule = Negative(-context, 2.0)
+        draws.append(pg.sample(gen, 4, context, guidance=rule, seed=0))
+        draws.append(pg.sample(gen, 4, CONTEXT.double(), guidance=rule, seed=0))
+    for draw in draws[1:]:
+        assert torch.equal(draws[0], draw) and draw.dtype == draws[0].dtype
+
+
+def test_a_weaker_model_of_another_precision_is_refused_and_the_advice_works():
+    gen, weaker = (FAMILIES["Diffusion"]().eval() for _ in range(2))
+    rule = Autoguidance(weaker.double(), 2.0)
+    with pytest.raises(
+        ValueError, match=r"got one of torch.float64; call weaker\.to\(torch.float32"
+    ):
+        pg.sample(gen, 4, CONTEXT, guidance=rule)
+    weaker.to(torch.float32)
+    assert pg.sample(gen, 4, CONTEXT, guidance=rule).shape == (4, 2, 2)
+
+
 @pytest.mark.parametrize("family", ["Diffusion", "FlowMatching"])
 def test_contexts_row_by_row_stay_with_their_rows(family):
     """Draws without new noise: each row's is that of its own negative context alone."""

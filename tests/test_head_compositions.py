@@ -387,3 +387,22 @@ def test_positive_columns_are_not_told_to_be_mapped():
         gen = heads.Mixed(Constant(4), [head, heads.Gaussian()])
         texts = [finding.text for finding in column_advice(gen, x)]
         assert any("heavy tails" in text for text in texts) == told
+
+
+def test_scores_compare_where_the_atoms_are_the_same():
+    x = amounts()[:, :1]
+    of = {
+        "plain": heads.Gaussian(Constant(2)),
+        "atom": heads.ZeroInflated(Constant(3), head=heads.Gaussian()),
+        "column": heads.Mixed(Constant(3), [heads.ZeroInflated(head=heads.LogNormal())]),
+        "other": heads.ZeroInflated(Constant(4), head=heads.Gaussian(), atoms=(0.0, 1.0)),
+    }
+    scores = {name: pg.log_likelihood(gen, x) for name, gen in of.items()}
+    assert scores["plain"].measure == "density"
+    assert scores["atom"].measure == scores["column"].measure == "density with atoms at 0"
+    scores["atom"].difference(scores["column"])
+    for name in ("plain", "other"):
+        with pytest.raises(TypeError, match="the same atoms, got a density with atoms at 0 and a"):
+            scores["atom"].difference(scores[name])
+    with pytest.raises(ValueError, match="report it in nats"):
+        scores["atom"].in_bits_per_dim(1)

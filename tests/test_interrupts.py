@@ -177,6 +177,16 @@ def test_epochs_and_stages_are_told():
         run(stages=[Stage(steps=2), Stage(steps=4)], callbacks=[stop])
 
 
+def test_an_interrupt_between_stages_is_told():
+    def start(gen):
+        raise KeyboardInterrupt
+
+    match = r"step 2 of 2, before stage 2 of 2.*from the 2\. on"
+    with pytest.warns(FitWarning, match=match):
+        _, history = run(stages=[Stage(steps=2), Stage(steps=4, start=start)])
+    assert history.interrupted and history.steps == 2
+
+
 def test_a_file_that_cannot_be_written_is_not_promised(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -512,3 +512,17 @@ def test_sets_of_other_lengths_are_unpaired_and_the_advice_works():
     with pytest.raises(ValueError, match=r"got 9 and 5; pass Unpaired\(a, b\)"):
         fit(gen, (a, b), objective, **quiet)
     assert fit(gen, Unpaired(a, b), objective, **quiet).steps == 1
+
+
+def test_rows_are_translated_in_any_precision():
+    gen, star = (
+        CycleGAN(MLP(2, [6], 2), MLP(2, [6], 2)),
+        StarGAN(SideBySide(MLP(5, [6], 2)), Codes([3])),
+    )
+    for kind, other in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
+        x, attribute = torch.randn(4, 2, dtype=other), torch.eye(3, dtype=other)[1]
+        gen.to(kind), star.to(kind)
+        assert torch.equal(gen.translate(x), gen.translate(x.to(kind)))
+        made = star.translate(x, attribute)
+        assert torch.equal(made, star.translate(x.to(kind), attribute.to(kind)))
+        assert made.dtype == kind

@@ -533,7 +533,14 @@ def _asked(family: Any, own: Any, net: Callable[..., Tensor], *given: Any) -> Te
         if own is not None and not family.context_dropout:
             _warn_of_never_dropped()
         return net(*given)
-    return net(*states, other if other is own else received(family, other))
+    return net(*states, other if other is own else _received_with(family, other, states[0]))
+
+
+def _received_with(family: Any, context: Any, state: Tensor) -> Any:
+    """A context as a family takes it, in the precision of a state."""
+    taken = received(family, context)
+    real = isinstance(taken, Tensor) and taken.is_floating_point() and state.is_floating_point()
+    return taken.to(state.dtype) if real else taken
 
 
 def _warn_of_never_dropped() -> None:

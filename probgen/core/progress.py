@@ -246,6 +246,20 @@ class Progress:
 
 
 @contextmanager
+def quietly() -> Iterator[None]:
+    """What runs inside the block shows no progress.
+
+    >>> with quietly(), Progress("fit", 3, asked=1e-9, stream=sys.stdout) as progress:
+    ...     progress.advance(3)
+    """
+    _mine.depth += 1
+    try:
+        yield
+    finally:
+        _mine.depth -= 1
+
+
+@contextmanager
 def counting(progress: Progress) -> Iterator[None]:
     """Sweeps of samplers inside the block (:func:`sweeps`) are steps of this progress."""
     before = _mine.counting

@@ -29,7 +29,8 @@ class Score:
     measure : str
         ``"mass"`` when x is discrete, ``"density"`` when continuous, ``"bins"`` for densities
         turned into masses by a declared quantization. Masses and bins may be compared with each
-        other, densities only with densities.
+        other, densities only with densities; one *with atoms*, numbers that have a mass, only with
+        one that has the same.
     weights : Tensor or None
         How often each row counts in the mean, and in its standard error: as if it were repeated.
 
@@ -81,6 +82,11 @@ class Score:
         if self.unit != "nats":
             raise ValueError(
                 f"expected a score in nats, got {self.unit}; convert the original score once"
+            )
+        if self.measure not in ("density", "mass"):
+            raise ValueError(
+                f"expected a density or a mass of all values, got a {self.measure}, which no width "
+                "of bins makes a mass; report it in nats"
             )
         bits = -(self.value + dims * math.log(bin_width)) / (dims * math.log(2))
         return replace(
@@ -145,12 +151,7 @@ class Score:
                 f"expected scores in one unit, got {self.unit} and {other.unit}; convert one of "
                 "them"
             )
-        if "density" in (self.measure, other.measure) and self.measure != other.measure:
-            raise TypeError(
-                f"a {self.measure} and a {other.measure} are different kinds of number; declare "
-                "the quantization of "
-                "the data: score.in_bits_per_dim(dims, bin_width)"
-            )
+        self._check_measures(other)
         if self.value.shape != other.value.shape:
             raise ValueError(
                 f"expected scores of the same rows, got {len(self.value)} and {len(other.value)} "
@@ -162,6 +163,23 @@ class Score:
                 "expected scores of rows with the same weights, got others; pass the same weights= "
                 "to both"
             )
+
+    def _check_measures(self, other: Score) -> None:
+        """Masses compare with bins, densities where single numbers have a mass in both or in none."""
+        measures = {self.measure, other.measure}
+        if len(measures) == 1 or measures == {"mass", "bins"}:
+            return
+        if measures & {"mass", "bins"}:
+            raise TypeError(
+                f"a {self.measure} and a {other.measure} are different kinds of number; declare "
+                "the quantization of "
+                "the data: score.in_bits_per_dim(dims, bin_width)"
+            )
+        raise TypeError(
+            f"expected scores with the same atoms, got a {self.measure} and a {other.measure}: a "
+            "mass is no density there; give both models the same atoms: "
+            "ZeroInflated(head=..., atoms=...)"
+        )
 
     def _check_particles(self, other: Score) -> None:
         """Means over particles of log weights have no bias; logarithms of means have one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -105,10 +105,13 @@ class WithAtoms(Constraint):
 
 
 def atoms_of(support: Any) -> tuple:
-    """Numbers that have a mass beside a density, of each run of columns, where there are any.
+    """Numbers that have a mass beside a density: those of all entries, or pairs of a column and its own.
 
-    >>> atoms_of(WithAtoms(constraints.positive, (0.0,))), atoms_of(constraints.positive)
+    >>> mixed = WithAtoms(constraints.positive, (0.0,))
+    >>> atoms_of(mixed), atoms_of(constraints.positive)
     ((0.0,), ())
+    >>> atoms_of(constraints.cat([constraints.real, mixed], -1, [2, 1]))
+    ((2, (0.0,)),)
     """
     while (base := getattr(support, "base_constraint", None)) is not None:
         support = base
@@ -116,18 +119,27 @@ def atoms_of(support: Any) -> tuple:
         return atoms_of(parts[0])
     if isinstance(support, WithAtoms):
         return () if support.is_discrete else tuple(sorted(support.atoms))
-    pieces = [atoms_of(part) for part in getattr(support, "cseq", ())]
-    if not any(pieces):
-        return ()
-    sizes = support.lengths
-    return tuple((at, atoms) for at, atoms in _by_column(pieces, sizes) if atoms)
+    columns = _by_column(support)
+    if len(set(columns)) < 2:  # alike, or no columns at all
+        return columns[0] if columns else ()
+    return tuple((at, atoms) for at, atoms in enumerate(columns) if atoms)
 
 
-def _by_column(pieces: list[tuple], sizes: Sequence[int]) -> Iterator[tuple[int, tuple]]:
+def _by_column(support: Any) -> list[tuple]:
     """The atoms of each column, of pieces of several columns side by side."""
-    yield from enumerate(
-        piece for piece, size in zip(pieces, sizes, strict=True) for _ in range(size)
-    )
+    pieces = zip(getattr(support, "cseq", ()), getattr(support, "lengths", ()), strict=True)
+    return [atoms_of(part) for part, size in pieces for _ in range(size)]
+
+
+def atoms_in_words(atoms: tuple) -> str:
+    """Where atoms are, as :func:`atoms_of` gives them.
+
+    >>> atoms_in_words((0.0, 1.0)), atoms_in_words(((2, (0.0,)),))
+    ('0 and 1', '0 in column 2')
+    """
+    if atoms and isinstance(atoms[0], tuple):
+        return ", ".join(f"{atoms_in_words(own)} in column {at}" for at, own in atoms)
+    return " and ".join(f"{atom:g}" for atom in atoms) or "none"
 
 
 def of_entries(support: Constraint) -> tuple[Constraint, int]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.arguments import dtype_of
 from probgen.core.construction import Recorded
 from probgen.core.modes import infers
 from probgen.core.module import DistributionModule, data_plate
@@ -55,6 +56,7 @@ class _Translations(Recorded, nn.Module):
     def translate(self, net: nn.Module, x: Tensor, max_rows: int) -> Tensor:
         checks.instance(Tensor, x=x)
         checks.at_least(1, max_rows=max_rows)
+        x = x.to(dtype_of(self))
         made = []
         for part in x.split(max_rows):
             noise = () if self.base is None else (self.base().sample((len(part),)),)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.arguments import dtype_of
 from probgen.core.construction import Recorded
 from probgen.core.contexts import is_labels, one_hot_call
 from probgen.core.modes import infers
@@ -146,6 +147,7 @@ class StarGAN(Program):
                 f"expected attributes ({len(x)}, K), a row for each of x, got "
                 f"{tuple(attributes.shape)}; give (K,) for the same ones everywhere"
             )
-        asked = attributes.expand(len(x), attributes.shape[-1])
-        pairs = zip(x.split(max_rows), asked.split(max_rows), strict=True)
+        kind = dtype_of(self)
+        asked = attributes.to(kind).expand(len(x), attributes.shape[-1])
+        pairs = zip(x.to(kind).split(max_rows), asked.split(max_rows), strict=True)
         return torch.cat([self.generator(rows, wanted) for rows, wanted in pairs])

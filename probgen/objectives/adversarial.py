@@ -15,7 +15,7 @@ from probgen.core.sums import sum_of
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.games import Game
 from probgen.objectives.generator_regularizers import GeneratorRegularizer, GeneratorRound
-from probgen.objectives.regularizers import Regularizer, check_player
+from probgen.objectives.regularizers import Regularizer, check_player, mean_penalty
 from probgen.objectives.samples import LatentDraw, UnconditionedRun, unconditioned_run
 from probgen.objectives.schedules import WeightSchedule, at_step
 from probgen.objectives.two_players import TwoPlayers
@@ -166,7 +166,7 @@ class Adversarial(TwoPlayers):
         played = GeneratorRound(
             LatentDraw(drawn.latents, drawn.fake), drawn.real, drawn.context, draw, self.adversary
         )
-        return sum_of(regularizer(played).mean() for regularizer in self.generator_regularizers)
+        return sum_of(mean_penalty(each, played) for each in self.generator_regularizers)
 
     def _told(self, guide: Callable[..., Any], batch: tuple, drawn: UnconditionedRun) -> Tensor:
         """log q(z' | x') of the unconditioned run, summed; gradients pass through x' too."""

@@ -16,7 +16,7 @@ from probgen.core import checks
 from probgen.core.construction import Recorded
 from probgen.core.sums import sum_of
 from probgen.objectives.games import Game, NonSaturating
-from probgen.objectives.regularizers import Regularizer, Round, check_player
+from probgen.objectives.regularizers import Regularizer, Round, check_player, mean_penalty
 
 
 class Adversary(Recorded, nn.Module):
@@ -145,7 +145,7 @@ class Adversary(Recorded, nn.Module):
         played = Round(critic, seen, made, on_real.mean(-1), on_fake.mean(-1))
         parts = {"critic": self._critics(on_real, on_fake, seen, contexts).mean()}
         if self.regularizers:
-            penalties = (regularizer(played).mean() for regularizer in self.regularizers)
+            penalties = (mean_penalty(each, played) for each in self.regularizers)
             parts["penalty"] = sum_of(penalties)
         if both:
             parts["generator"] = self._second(on_real.detach(), on_fake, leaf, fake)
@@ -235,7 +235,12 @@ class Adversary(Recorded, nn.Module):
         loss = self.game.generator(on_real, on_fake).mean()
         if not (torch.is_grad_enabled() and fake.requires_grad):
             return loss.detach()
-        (slope,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+        (slope,) = torch.autograd.grad(loss, leaf, retain_graph=True, allow_unused=True)
+        if slope is None:
+            raise ValueError(
+                "expected scores that depend on the fakes, got some without a gradient; let critic "
+                "and augment pass gradients on (without detach() or torch.no_grad())"
+            )
         path = (fake * slope).sum()
         return loss.detach() + (path - path.detach())
 

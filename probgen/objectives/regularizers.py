@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.construction import Recorded
+from probgen.core.signatures import signature_of, takes
 from probgen.objectives.schedules import WeightSchedule, at_next_step
 
 
@@ -228,12 +229,32 @@ def check_player(player: str, name: str, regularizers: Any, other: str) -> None:
     """
     checks.functions(**{name: regularizers})
     for each in regularizers:
+        if not takes(each, 1):
+            raise TypeError(
+                f"expected penalties of one argument in {name}, got one that takes "
+                f"{signature_of(each)}; let it take the round that is played"
+            )
         found = getattr(each, "player", None)
         if found is not None and found != player:
             raise TypeError(
                 f"expected penalties of the {player} in {name}, got {type(each).__name__}, one of "
                 f"the {found}; {other}"
             )
+
+
+def mean_penalty(regularizer: Callable[[Any], Tensor], played: Any) -> Tensor:
+    """What a regularizer adds to the loss per row; ``TypeError`` where it gives no tensor.
+
+    >>> mean_penalty(lambda played: torch.ones(3), None)
+    tensor(1.)
+    """
+    penalty = regularizer(played)
+    if not torch.is_tensor(penalty):
+        raise TypeError(
+            "expected a regularizer that gives a tensor, row by row (B,), got "
+            f"{type(penalty).__name__}; let it return what the gradient passes through"
+        )
+    return penalty.mean()
 
 
 def _squared(critic: Callable[[Tensor], Tensor], x: Tensor, scores: Tensor) -> Tensor:

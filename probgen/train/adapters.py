@@ -6,16 +6,19 @@ Its own, Pyro's, plain functions; and which of its parts are models.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pyro import infer
 from torch import Tensor, nn
 
+from probgen.core.arguments import own_dtype
 from probgen.core.module import GenerativeModel
 from probgen.core.signatures import check_arguments, takes
 from probgen.objectives.base import Objective
+from probgen.objectives.parts import Frozen
 
 SUMMED = "EnumeratedELBO() for programs with enumerated sites, else ELBO()"
 # The nearest class that stands here decides. Braces are filled with attributes of what was passed.
@@ -120,6 +123,40 @@ def check_loss_takes(objective: Any, gen: Any, batch: tuple, how: str = "") -> N
     programs = (getattr(gen, "model", None), getattr(gen, "guide", None))
     if not takes(loss, len(programs) + len(batch)):  # those by name are one argument
         check_arguments("loss", loss, (*programs, *batch), how or TAKES)
+
+
+@contextmanager
+def one_precision(objective: Any, gen: Any) -> Iterator[None]:
+    """Says what to do where a block fails as model and objective are of different precisions.
+
+    >>> with one_precision(nn.Linear(2, 1), nn.Linear(2, 1).double()):
+    ...     nn.Linear(2, 1)(torch.zeros(3, 2).double())
+    Traceback (most recent call last):
+    TypeError: expected model and objective of one precision, got torch.float64 and torch.float32; move it: ...
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        own = own_dtype(gen)
+        others = _precisions(objective, gen) - {own}
+        if own is None or not others or "dtype" not in str(error):
+            raise
+        raise TypeError(
+            f"expected model and objective of one precision, got {own} and "
+            f"{', '.join(map(str, others))}; move it: objective.to({own})"
+        ) from error
+
+
+def _precisions(objective: Any, gen: Any) -> set[torch.dtype]:
+    """The floating-point types of what belongs to an objective alone, the parts held fixed included."""
+    if not isinstance(objective, nn.Module):
+        return set()
+    known = {id(part) for part in gen.modules()} if isinstance(gen, nn.Module) else set()
+    parts = [part for part in objective.modules() if id(part) not in known]
+    held = [part.module for part in parts if isinstance(part, Frozen)]
+    values = [p for part in parts for p in part.parameters(recurse=False)]
+    values += [p for module in held for p in module.parameters()]
+    return {value.dtype for value in values if value.is_floating_point()}
 
 
 def as_objective(objective: Any) -> Any:

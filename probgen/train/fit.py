@@ -18,7 +18,7 @@ from probgen.core.modes import inference_mode_of
 from probgen.core.module import GenerativeModel
 from probgen.core.ownership import dense
 from probgen.core.program import Program
-from probgen.core.progress import Reported
+from probgen.core.progress import Reported, quietly
 from probgen.core.rows import row_layout
 from probgen.core.runtime import local_parameters, validation
 from probgen.core.turns import own_random_state, training
@@ -29,6 +29,7 @@ from probgen.objectives.base import Prepared
 from probgen.train.adapters import (
     as_objective,
     check_loss_takes,
+    one_precision,
     players_of,
     teachers,
     trainable,
@@ -300,7 +301,8 @@ def fit(
             if work.history.interrupted and work.now is not None:
                 warnings.warn(how_to_go_on(*work.now, len(whole)), FitWarning, stacklevel=3)
         if verdict and work.judged is not None and work.history.steps:
-            _judge(*work.judged)
+            with quietly():
+                _judge(*work.judged)
     return work.history
 
 
@@ -477,7 +479,8 @@ class _Work:
         self.history.compiled = ""
         engine = Engine(run, stage.compile, each_step(stage.callbacks))
         self.now = run, plan
-        train(run, plan, engine, stage.callbacks, self.record, self.progress)
+        with one_precision(ready.objective, self.gen):
+            train(run, plan, engine, stage.callbacks, self.record, self.progress)
         self._tell_compiled(number)
         watched = stage.patience is not None and run.waited >= stage.patience
         self.history.descends = _descends(ready.objective) and not watched
@@ -576,7 +579,8 @@ def _objective(
             "run.stop"
         )
     if known is None and isinstance(chosen, Prepared):
-        with inference_mode_of(gen):  # a look at a batch is no step of its running averages
+        # a look at a batch is no step of its running averages
+        with inference_mode_of(gen), one_precision(chosen, gen):
             chosen.prepare(gen.model, gen.guide, *batch)
     loss = chosen(gen.model, gen.guide)
     loss.add_module("gen", gen)  # bound methods register no parameters

@@ -22,9 +22,9 @@ def how_to_go_on(run: Run, plan: RunPlan, stages: int) -> str:
         How many stages there are.
     """
     where = f"interrupted at {_place(run, plan)}"
-    number = run.standing.number
     if stages > 1:
-        where += f", in stage {number + 1} of {stages}"
+        begun = "before" if _is_over(run, plan) else "in"
+        where += f", {begun} stage {_stage(run, plan)} of {stages}"
     if plan.checkpoint is not None and run.saved == run.step:
         return (
             f"{where}, before training was done; {plan.checkpoint} has the state: the same call "
@@ -44,9 +44,19 @@ def _place(run: Run, plan: RunPlan) -> str:
     return f"{text}, in epoch {run.source.epoch + 1} of {plan.epochs}"
 
 
+def _is_over(run: Run, plan: RunPlan) -> bool:
+    """Whether the stage was done, and what came was between two of them."""
+    return plan.done(run) is not None
+
+
+def _stage(run: Run, plan: RunPlan) -> int:
+    """The number of the stage that goes on, from 1."""
+    return run.standing.number + 1 + _is_over(run, plan)
+
+
 def _rest(run: Run, plan: RunPlan, stages: int) -> str:
     if stages > 1:
-        return f"the stages from the {run.standing.number + 1}. on"
+        return f"the stages from the {_stage(run, plan)}. on"
     if plan.steps is not None:
         return f"steps={plan.steps - run.step}"
     return f"epochs={max(1, (plan.epochs or 1) - run.source.epoch)}"

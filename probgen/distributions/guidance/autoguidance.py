@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.arguments import own_dtype
 from probgen.distributions.guidance.classifier_free import as_rule
 from probgen.distributions.guidance.rule import (
     Predictor,
@@ -78,6 +79,12 @@ class Autoguidance:
         if getattr(self.weaker, "training", False):
             raise ValueError(
                 "expected a weaker model in eval mode, got one in training mode; call weaker.eval()"
+            )
+        kind = own_dtype(self.weaker)
+        if kind not in (None, z.dtype):
+            raise ValueError(
+                f"expected a weaker model of the precision of the guided one, {z.dtype}, got one of "
+                f"{kind}; call weaker.to({z.dtype})"
             )
         distribution = self.weaker(context)
         other = getattr(distribution, "predictor", None)

@@ -109,7 +109,8 @@ def prediction_of(rule: Rule, net: Predictor, z: Tensor, t: Tensor, context: Any
 
     >>> net = lambda z, t, context: z
     >>> net.event_ndim = 1
-    >>> prediction_of(lambda net, z, t, context: net(z, t, context)[..., :1], net, torch.zeros(5, 2), torch.ones(()), None)
+    >>> first = lambda net, z, t, context: net(z, t, context)[..., :1]
+    >>> prediction_of(first, net, torch.zeros(5, 2), torch.ones(()), None)
     Traceback (most recent call last):
         ...
     ValueError: expected a rule that gives predictions of states (5, 2), got (5, 1); let it ...
