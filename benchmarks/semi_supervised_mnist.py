@@ -7,20 +7,32 @@ Error on the 10,000 test images of
 * the classifiers' networks, trained on the 100 labels alone,
 * the same machine on the codes of a VAE (M1), which saw all images and no label,
 * a Gaussian mixture of these codes by EM, whose components are the digits, 100 of them known,
-* ``SemiSupervisedVAE`` of these codes (M1+M2), with alpha = 0.1 N / L; of pixels (M2), with ten
-  times that and a classifier that starts from the 100 labels, if its steps are asked for.
+* ``SemiSupervisedVAE`` of these codes (M1+M2), with alpha = 0.1 N / L; of pixels (M2), of images of
+  half the size, if its steps are asked for: ``--steps 0 0 4000`` for it alone.
 
 Every network is dense, with one hidden layer, and nothing is augmented.
 
 Measured, seed 0, two and a half minutes of one core: M1+M2 8.9 %, the machine 21.4 % of pixels and
-19.4 % of codes, networks of the 100 labels 24.1 and 26.1 %, the mixture 37.1 %. The number of
+19.4 % of codes, the network of codes by the 100 labels 26.1 %, the mixture 37.1 %. The number of
 latents beside the label (5, not 30) was chosen by errors on the test images, which are optimistic
 for that.
 
-M2 of pixels is not reached: with the paper's alpha its classes had nothing to do with the digits
-after 1,200 steps (80 %), as it stands here it has 41 % after 500. Its bounds move the classifier
-away from the labels while the decoder does not know them yet: three steps at a rate of 2e-3 raise
-the error of a classifier that starts from the 100 labels from 20 to 33 % of the validation images.
+M2 of pixels takes two and a half minutes more and has 21.6 %, from 27.1 % of its classifier by the
+100 labels alone, and no less than the machine: the paper's 12 % are not reached. It is trained in
+stages: the classifier by the labels; the decoder on all rows, while the classifier is held; both.
+The labeled rows are repeated until they are a tenth of the data, and no step of the classifier is
+long at first. Without stages its bounds move the classifier away from the labels as long as the
+decoder does not know them (41 to 80 %).
+
+What was tried, by errors on the validation images, on which the machine has 18.4 %:
+
+* half the size, as here: 23.8 to 18.1 % in 2,500 steps; with a rate of 2e-3 in the last stage it
+  has 17.7 % after 250 steps of it, and 18.4 % after 750;
+* the same in a loop by hand, from other first weights: 28.2 to 14.0 % in 4,500 steps. So it is a
+  matter of where classes settle, not of the steps;
+* whole images: 23.7 to 18.4 % after 500 steps of the last stage, 20.1 % after 1,500;
+* the entropy of the labels times three or four: worse than the labels alone (24 to 27 %, 28 to
+  32 %); dropout of 0.4 in the classifier: 25.0 to 18.0 %.
 
 ``--validate`` takes the last 10,000 training images in place of the test images, to choose by.
 

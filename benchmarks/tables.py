@@ -79,7 +79,7 @@ def judged(
     drawn: pd.DataFrame, train: pd.DataFrame, test: pd.DataFrame, label: str, schema: pg.Table
 ) -> dict[str, float]:
     quality = table_quality(drawn, test, table=schema)
-    privacy = table_privacy(drawn, train, test, table=schema, max_rows=2000)
+    privacy = table_privacy(drawn, train, test, table=schema, judged_rows=2000)
     return {
         "quality": round(quality.overall, 4),
         "real quality": round(quality.baseline, 4),

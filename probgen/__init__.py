@@ -28,7 +28,7 @@ from probgen import (
     text,
     train,
 )
-from probgen.comparing import Comparison, compare
+from probgen.comparing import ModelComparison, compare
 from probgen.compile.scheduling import CompileWarning
 from probgen.compile.tracing import NotCompilable
 from probgen.core import (
@@ -168,7 +168,6 @@ __all__ = [
     "ChowLiu",
     "CircularFlow",
     "Codes",
-    "Comparison",
     "CompileWarning",
     "ContinuousFlow",
     "CouplingFlow",
@@ -209,6 +208,7 @@ __all__ = [
     "MarkovRandomField",
     "Mixture",
     "MixtureOfTrees",
+    "ModelComparison",
     "NonFiniteLoss",
     "NonGaussianDiffusion",
     "Normalized",

@@ -24,7 +24,7 @@ ERRORS = 2.0  # standard errors of a paired difference that count as more than n
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """Scores of several models on the same rows, the highest mean first.
 
     Attributes
@@ -104,12 +104,12 @@ def compare(
     particles: int = 64,
     memory: float | None = None,
     seed: Seed = 0,
-) -> Comparison:
+) -> ModelComparison:
     """Compares models on the same held-out rows.
 
     Scores are those of :func:`probgen.log_likelihood`. Most of their spread over rows is shared by
     all models, so that the paired differences decide, not the scores' own errors. Two bounds never
-    tell which model is better, however far apart they are: :attr:`Comparison.findings`.
+    tell which model is better, however far apart they are: :attr:`ModelComparison.findings`.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def compare(
     for name in ranked:
         behind[name] = first.difference(scores[name])
         findings[name] = "best" if name == ranked[0] else _finding(first, scores[name])
-    return Comparison({name: scores[name] for name in ranked}, behind, findings, seconds)
+    return ModelComparison({name: scores[name] for name in ranked}, behind, findings, seconds)
 
 
 def _finding(first: Score, other: Score) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from probgen.comparing import Comparison, compare
+from probgen.comparing import ModelComparison, compare
 from probgen.core import checks
 from probgen.core.keywords import explained
 from probgen.core.module import DistributionModule
@@ -100,7 +100,7 @@ class SearchResult:
         The winner: that with the highest score on the validation rows.
     best : str
         Its name.
-    comparison : Comparison
+    comparison : ModelComparison
         All models on the test rows, which had no part in training or in the choice.
     models : dict of Tabular
         All that were trained, by name.
@@ -114,7 +114,7 @@ class SearchResult:
 
     model: Tabular
     best: str
-    comparison: Comparison
+    comparison: ModelComparison
     models: dict[str, Tabular]
     failures: dict[str, str]
     seconds: dict[str, float]
@@ -153,7 +153,8 @@ def search(
     Rows are divided at random: 70 % train, 15 % say when a model is done and which is chosen, 15 %
     are left for the leaderboard, so that its numbers are honest for the winner as well. Every model
     gets an equal part of the time, and what earlier ones have left over; training stops where the
-    validation rows gain nothing. One that fails is named, and the others go on.
+    validation rows gain nothing. One that fails is named, and the others go on. Ctrl-C ends the
+    search with the models that are done.
 
     Parameters
     ----------
@@ -203,6 +204,11 @@ def search(
         try:
             model = _trained(schema, candidate, parts, share, int(seed), progress)
             score = log_likelihood(model, parts[1], seed=0).mean
+        except KeyboardInterrupt:
+            if not models:
+                raise
+            failures |= dict.fromkeys(list(plan)[place:], "interrupted")
+            break
         except FAILURES as error:
             failures[name] = str(error).split("\n")[0]
             continue
@@ -271,7 +277,7 @@ def _trained(
         if candidate.em:
             em(model, train, n_init=3, seed=seed)
             return model.eval()
-        fit(
+        history = fit(
             model,
             train,
             steps=10**7,
@@ -288,6 +294,8 @@ def _trained(
             seed=seed,
             verdict=False,
         )
+        if history.interrupted:
+            raise KeyboardInterrupt
     return model.eval()
 
 
@@ -362,7 +370,7 @@ def _mixture(table: Table, x: Tensor, count: int) -> DistributionModule:
         rows = x[cluster == number]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a start: of labels that its rows do not have, say
-            fit(
+            history = fit(
                 component,
                 rows if len(rows) > 1 else x,
                 steps=50,
@@ -371,6 +379,8 @@ def _mixture(table: Table, x: Tensor, count: int) -> DistributionModule:
                 progress=False,
                 verdict=False,
             )
+        if history.interrupted:
+            raise KeyboardInterrupt
         made.append(component)
     return Mixture(made)
 

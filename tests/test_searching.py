@@ -151,3 +151,19 @@ def test_clusters_take_labels_and_missing_numbers():
 def test_what_cannot_be_searched_is_refused(call, says):
     with pytest.raises((ValueError, TypeError), match=says):
         call()
+
+
+class Breaks:
+    """Builds a family, or stands for Ctrl-C while it is built."""
+
+    def __call__(self, table, x):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_the_search_with_what_is_done():
+    plan = {"alone": TWO["alone"], "stopped": pg.Candidate(Breaks()), "later": TWO["alone"]}
+    found = pg.search(linked(60), budget=0.3, candidates=plan, progress=False)
+    assert set(found.models) == {"alone"}
+    assert found.failures == {"stopped": "interrupted", "later": "interrupted"}
+    with pytest.raises(KeyboardInterrupt):
+        pg.search(linked(60), candidates={"stopped": plan["stopped"]}, progress=False)

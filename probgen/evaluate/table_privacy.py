@@ -81,7 +81,7 @@ def table_privacy(
     held_out: Any,
     *,
     table: Table | None = None,
-    max_rows: int = 5000,
+    judged_rows: int = 5000,
     seed: int = 0,
 ) -> TablePrivacy:
     r"""Copies, distances to the closest record, and membership told by them.
@@ -103,7 +103,7 @@ def table_privacy(
         Real rows that it was not fitted to, in no way (not to stop training, not to choose it).
     table : Table, optional
         What the columns are; default: as ``Table.read(train)`` says.
-    max_rows : int
+    judged_rows : int
         Rows of each frame that are compared, chosen at random; copies are looked for among all.
     seed : int
         For the choice.
@@ -133,7 +133,7 @@ def table_privacy(
     >>> table_privacy(fresh, train, held_out).finding
     'samples lie no closer to training rows than to others'
     """
-    checks.at_least(2, max_rows=max_rows)
+    checks.at_least(2, judged_rows=judged_rows)
     checks.is_seed(seed=seed)
     checks.instance(Table, **checks.given(table=table))
     schema = Table.read(train) if table is None else table
@@ -142,7 +142,7 @@ def table_privacy(
     copies = _copied(whole[0], whole[1]), _copied(whole[2], whole[1])
     generator = torch.Generator().manual_seed(int(seed))
     drawn, known, others = (
-        rows[torch.randperm(len(rows), generator=generator)[:max_rows]] for rows in whole
+        rows[torch.randperm(len(rows), generator=generator)[:judged_rows]] for rows in whole
     )
     measure = _Gower(whole[1], torch.tensor([kind.label for kind in schema.kinds.values()]))
     near = measure.nearest(drawn, known, 2)

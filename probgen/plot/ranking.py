@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from probgen.comparing import ERRORS, Comparison
+from probgen.comparing import ERRORS, ModelComparison
 from probgen.core import checks
 from probgen.core.keywords import explained
 from probgen.plot.canvas import FIRST, SECOND, axes_for, open_frame
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @explained
-def leaderboard(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
+def leaderboard(comparison: ModelComparison, *, ax: Axes | None = None) -> Axes:
     """How far models are behind the best one, with two standard errors of the paired difference.
 
     Filled where the difference settles which model is better, open where it is within the noise or
@@ -22,7 +22,7 @@ def leaderboard(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    comparison : Comparison
+    comparison : ModelComparison
         What :func:`probgen.compare` returns.
     ax : matplotlib.axes.Axes, optional
         Where to draw; default: a new figure.
@@ -40,7 +40,7 @@ def leaderboard(comparison: Comparison, *, ax: Axes | None = None) -> Axes:
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['b', 'a']
     """
-    checks.instance(Comparison, comparison=comparison)
+    checks.instance(ModelComparison, comparison=comparison)
     names = list(comparison.scores)
     panel: Any = axes_for(ax, (6.0, 0.8 + 0.35 * len(names)))
     for place, name in enumerate(names):

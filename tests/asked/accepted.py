@@ -135,7 +135,7 @@ EXEMPT = {
     "Run": "made by fit",
     "History": "made by fit",
     "Chains": "made by mcmc",
-    "Comparison": "made by compare",
+    "ModelComparison": "made by compare",
     "SearchResult": "made by search",
     "Candidate": "a line of a portfolio, with a function of your own",
     "TablePrivacy": "made by table_privacy",

@@ -208,7 +208,7 @@ GOOD = {
         "samples": _frame(9),
         "train": _frame(12),
         "held_out": _frame(6),
-        "max_rows": 8,
+        "judged_rows": 8,
     },
     **PICTURES,
 }

@@ -16,12 +16,15 @@ from zoo.member import Member, levels, rows
 
 
 def columns() -> list[heads.Head]:
-    """Of a number, a label, an amount that is often nothing, and a count."""
+    """Of a number, a label, an amount that is often nothing, and a grade.
+
+    None is drawn by rejection, which takes more random numbers of some rows than of others.
+    """
     return [
         heads.Gaussian(),
         heads.Categorical(levels=3),
-        heads.ZeroInflated(head=heads.Gamma()),
-        heads.Poisson(),
+        heads.ZeroInflated(head=heads.LogNormal()),
+        heads.Ordinal(levels=4),
     ]
 
 
@@ -30,8 +33,8 @@ def mixed_rows() -> tuple[torch.Tensor]:
     number = torch.randn(6)
     label = torch.randint(3, (6,))
     amount = torch.rand(6) * (torch.rand(6) < 0.5)
-    count = torch.randint(4, (6,))
-    return (torch.stack((number, label, amount, count), -1),)
+    grade = torch.randint(4, (6,))
+    return (torch.stack((number, label, amount, grade), -1),)
 
 
 AUTOREGRESSIVE: list[Member] = [
