@@ -22,7 +22,7 @@ were not measured.
 
 Measured on static MNIST, seed 0, 10,000 test rows. ``mnist --models pixels --minutes 18.5 4
 --particles 50``: 80.98 ± 0.20 (bound 81.90), after 8,825 steps with the evidence lower bound and 736
-with DReG, 22.5 minutes of one core.
+with DReG, 22.5 minutes of one core; 1,000 particles add 0.014 ± 0.013 on the first 500 rows.
 
 ``--results`` keeps what is done in a file, by which an interrupted study goes on.
 """

@@ -205,11 +205,11 @@ def train_in_stages(
         gen,
         data,
         stages=[
-            Stage(start=hold, steps=held, optimizer=adam(2e-3)),
+            Stage(start=hold, steps=held),
             Stage(start=release, steps=steps - held, scheduler=warm(steps - held)),
         ],
         batch_size=100,
-        optimizer=adam(1e-3),
+        optimizer=adam(2e-3),
         checkpoint=checkpoint,
         resume=checkpoint is not None,
         seed=0,

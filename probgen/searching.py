@@ -188,6 +188,7 @@ def search(
     seconds = _seconds(budget)
     checks.is_seed(seed=seed)
     checks.instance(Table, **checks.given(table=table))
+    checks.instance(Mapping, **checks.given(candidates=candidates))
     schema = Table.read(frame) if table is None else table
     parts = _divided(schema, frame, int(seed))
     plan = portfolio(schema) if candidates is None else dict(candidates)
