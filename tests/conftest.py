@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections import defaultdict
 
 import pyro
@@ -12,6 +13,9 @@ import torch
 # saves
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for tutorials and workers
 torch.set_num_threads(1)
+# what runs in the background of a shell ignores Ctrl-C, and so would all that tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
