@@ -561,13 +561,14 @@ def test_pictures_are_drawn_at_intervals_and_change_nothing(tmp_path):
         drawn.append(gen().sample((3,)))
         return plt.subplots()[0]
 
+    before = plt.get_fignums()
     images, figures = Images("add_image"), Images("add_figure")
     to = [tmp_path / "pictures", images, figures]
     pictures = pg.train.snapshots(draw, to, every=5, name="draws")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         identical(run(), run(callbacks=[pictures]))
-    assert len(drawn) == 2 and not plt.get_fignums()
+    assert len(drawn) == 2 and plt.get_fignums() == before
     files = sorted(file.name for file in (tmp_path / "pictures").iterdir())
     assert files == ["draws_000005.png", "draws_000010.png"]
     (tag, pixels, step, how), _ = images.experiment.given

@@ -11,6 +11,13 @@ from asked.parts import SCHEDULE, critic, normal, squared
 SHAPE = (1, 8, 8)
 
 
+class Looked(nn.Embedding):
+    """Called with tokens and a mask, as pretrained encoders are."""
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return super().forward(tokens)
+
+
 def digits() -> torch.Tensor:
     """Ten strokes."""
     images = torch.zeros(10, 28, 28)
@@ -128,7 +135,7 @@ GOOD = {
     "UNet": lambda: {"shape": SHAPE, "width": 8, "multipliers": (1, 1)},
     "TextEncoder": lambda: {"levels": 9, "length": 4, "width": 8, "layers": 1},
     "SequenceEncoder": lambda: {"inputs": 3, "length": 4, "width": 8, "layers": 1},
-    "PretrainedEncoder": lambda: {"net": nn.Embedding(9, 8), "length": 4, "width": 8},
+    "PretrainedEncoder": lambda: {"net": Looked(9, 8), "length": 4, "width": 8},
     "Pooled": lambda: {"encoder": pg.nn.TextEncoder(9, 4, 8, layers=1)},
     "Vocabulary": lambda: {"tokens": ("<padding>", "<unknown>", "red")},
     "captioned_digits": lambda: {
