@@ -166,7 +166,7 @@ OTHERS = {
     "other kinds of data": (
         {},
         {"data": DataLoader(TensorDataset(ROWS), 8), "batch_size": None},
-        "the data|cursor",
+        "data of the form",
     ),
 }
 

@@ -332,7 +332,9 @@ def _given_labels(gen: GenerativeModel, batch: tuple, draws: int) -> tuple[Tenso
     Then of x given both.
     """
     x = batch[0]
-    check_support(gen, *batch, missing=False)  # latents are drawn given a density of what is there
+    latents = latent_sites(_trace(gen.model, batch)).values()
+    if any(in_plate(site, gen.plate) for site in latents):
+        check_support(gen, *batch, missing=False)  # they are drawn given a density of what is there
     values = posterior_of(gen, batch, draws, discrete=True)
     completed = []
     for draw in range(draws):

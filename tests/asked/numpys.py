@@ -17,6 +17,7 @@ NEED_MORE = {
     ("fit", "validate_every"),
     ("fit", "patience"),
     ("fit", "checkpoint_every"),
+    ("fit", "log_every"),
     ("sample", "top_k"),
 }
 
