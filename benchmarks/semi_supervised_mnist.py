@@ -59,7 +59,7 @@ from probgen.nn import MLP
 from probgen.train import Labeled, Stage, adam
 
 CODES = 30  # latent numbers of M1
-LATENTS = 5  # latent numbers beside the label
+LATENTS = 10  # latent numbers beside the label
 WIDTH = 300
 SMALL = 200  # width of M2's networks
 SIDE = 14  # of M2's images

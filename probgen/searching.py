@@ -44,6 +44,7 @@ FAILURES = (
     RuntimeError,
     ArithmeticError,
 )  # of one model, which others survive
+OVERRUN = 2.0  # times the budget, beyond which a search tells that it took longer
 FEWEST = 20  # rows: fewer could not be divided into three parts that say anything
 LONG = 120.0  # seconds of one model from which on compiling its steps may pay
 UNITS = {"s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0}
@@ -108,6 +109,9 @@ class SearchResult:
         Why others were not, by name.
     seconds : dict of float
         What training took, by name.
+    cut_short : dict of int
+        Steps of the models whose time was up before the validation rows gained nothing: with more
+        of it they may come out in another order.
     rows : (int, int, int)
         Rows of training, validation and test.
     """
@@ -118,6 +122,7 @@ class SearchResult:
     models: dict[str, Tabular]
     failures: dict[str, str]
     seconds: dict[str, float]
+    cut_short: dict[str, int]
     rows: tuple[int, int, int]
 
     def to_frame(self) -> pd.DataFrame:
@@ -133,9 +138,18 @@ class SearchResult:
             str(self.comparison),
             f"chosen on {validation:,} validation rows: {self.best}; scores of {test:,} test rows, "
             f"after training on {train:,} rows in {sum(self.seconds.values()):.0f} s",
+            *self._shortened(),
             *(f"left out: {name}: {reason}" for name, reason in self.failures.items()),
         ]
         return "\n".join(lines)
+
+    def _shortened(self) -> list[str]:
+        if not self.cut_short:
+            return []
+        listed = ", ".join(f"{name} ({steps:,} steps)" for name, steps in self.cut_short.items())
+        return [
+            f"still gaining when their time was up: {listed}; a larger budget may change the order"
+        ]
 
 
 @explained
@@ -195,43 +209,78 @@ def search(
     checks.instance(Candidate, **plan)
     if not plan:
         raise ValueError("expected one candidate at least, got none; leave candidates out")
-    models: dict[str, Tabular] = {}
-    failures: dict[str, str] = {}
-    spent: dict[str, float] = {}
-    chosen: dict[str, float] = {}
-    for place, (name, candidate) in enumerate(plan.items()):
-        began = time.perf_counter()
-        share = max(0.0, seconds - sum(spent.values())) / (len(plan) - place)
-        try:
-            model = _trained(schema, candidate, parts, share, int(seed), progress)
-            score = log_likelihood(model, parts[1], seed=0).mean
-        except KeyboardInterrupt:
-            if not models:
-                raise
-            failures |= dict.fromkeys(list(plan)[place:], "interrupted")
-            break
-        except FAILURES as error:
-            failures[name] = str(error).split("\n")[0]
-            continue
-        finally:
-            spent[name] = time.perf_counter() - began
-        if math.isfinite(score):
-            models[name] = model
-            chosen[name] = score
-        else:
-            failures[name] = f"the log-likelihood of validation rows is {score}"
-    if not models:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+    run = _Run()
+    run.train(schema, plan, parts, seconds, int(seed), progress)
+    if not run.models:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in run.failures.items())
         raise RuntimeError(
             f"expected a model that can be trained, got none ({reasons}); correct the schema with "
             "table.change, or clean the table"
         )
-    best = max(chosen, key=lambda name: chosen[name])
-    sizes = len(parts[0]), len(parts[1]), len(parts[2])
-    spent = {name: spent[name] for name in models}
+    took = sum(run.seconds.values())
+    if took > OVERRUN * seconds:
+        warnings.warn(
+            f"the search took {took:.1f} s of a budget of {seconds:g} s, for {len(plan)} models are "
+            "begun whatever the time is; give more of it, or fewer candidates",
+            stacklevel=2,
+        )
+    best = max(run.chosen, key=lambda name: run.chosen[name])
     return SearchResult(
-        models[best], best, compare(models, parts[2]), models, failures, spent, sizes
+        run.models[best],
+        best,
+        compare(run.models, parts[2]),
+        run.models,
+        run.failures,
+        {name: run.seconds[name] for name in run.models},
+        run.cut_short,
+        (len(parts[0]), len(parts[1]), len(parts[2])),
     )
+
+
+class _Run:
+    """The models of a search, one after the other."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, Tabular] = {}
+        self.failures: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self.chosen: dict[str, float] = {}  # log-likelihood of the validation rows
+        self.cut_short: dict[str, int] = {}
+
+    def train(
+        self,
+        table: Table,
+        plan: Mapping[str, Candidate],
+        parts: list[Tensor],
+        seconds: float,
+        seed: int,
+        progress: bool | float | None,
+    ) -> None:
+        for place, (name, candidate) in enumerate(plan.items()):
+            began = time.perf_counter()
+            # what others have left over, but no less than an equal part where they took too much
+            left = (seconds - sum(self.seconds.values())) / (len(plan) - place)
+            share = max(seconds / len(plan), left)
+            try:
+                model, steps = _trained(table, candidate, parts, share, seed, progress)
+                self._keep(name, model, steps, log_likelihood(model, parts[1], seed=0).mean)
+            except KeyboardInterrupt:
+                if not self.models:
+                    raise
+                self.failures |= dict.fromkeys(list(plan)[place:], "interrupted")
+                return
+            except FAILURES as error:
+                self.failures[name] = str(error).split("\n")[0]
+            finally:
+                self.seconds[name] = time.perf_counter() - began
+
+    def _keep(self, name: str, model: Tabular, steps: int, score: float) -> None:
+        if not math.isfinite(score):
+            raise ArithmeticError(f"the log-likelihood of validation rows is {score}")
+        self.models[name] = model
+        self.chosen[name] = score
+        if steps:
+            self.cut_short[name] = steps
 
 
 def _seconds(budget: Any) -> float:
@@ -268,8 +317,11 @@ def _trained(
     seconds: float,
     seed: int,
     progress: bool | float | None,
-) -> Tabular:
-    """A model, trained until its time is up or the validation rows gain nothing."""
+) -> tuple[Tabular, int]:
+    """A model, trained until its time is up or the validation rows gain nothing.
+
+    With its steps in the first case, 0 in the other.
+    """
     train, validation, _ = parts
     clock = _Clock(seconds)
     with own_random_state(seed):
@@ -277,7 +329,7 @@ def _trained(
         model = Tabular(table, candidate.build(table, prepared))
         if candidate.em:
             em(model, train, n_init=3, seed=seed)
-            return model.eval()
+            return model.eval(), 0
         history = fit(
             model,
             train,
@@ -297,7 +349,7 @@ def _trained(
         )
         if history.interrupted:
             raise KeyboardInterrupt
-    return model.eval()
+    return model.eval(), history.steps if clock.used >= 1 else 0
 
 
 class _Clock:

@@ -391,6 +391,11 @@ UNREADABLE = [
     (lambda: pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), ValueError, "got 'a' twice"),
     (lambda: pd.DataFrame({"a": [1.0, np.inf]}), ValueError, "got inf in row 1"),
     (lambda: pd.DataFrame({"a": [[1], [2]]}), TypeError, "in column 'a', got a list in row 0"),
+    (
+        lambda: pd.DataFrame({"a": ["x", None, 1.5]}),
+        TypeError,
+        r"column 'a', got 'x' in row 0 and 1.5 in row 2; make labels of them, .*to_numeric",
+    ),
     (lambda: pd.DataFrame({"a": [date(2020, 1, 1)]}), TypeError, "pandas.to_datetime"),
     (lambda: pl.LazyFrame({"a": [1]}), TypeError, r"frame.collect\(\)"),
     (lambda: {"a": [1]}, TypeError, r"pandas.DataFrame\(x\)"),
@@ -401,6 +406,13 @@ UNREADABLE = [
 def test_frames_without_a_schema_are_refused(frame, kind, message):
     with pytest.raises(kind, match=message):
         pg.Table.read(frame())
+
+
+def test_columns_of_numbers_and_strings_are_made_one_as_the_error_says():
+    frame = pd.DataFrame({"a": ["x", None, 1.5, 2.25, 0.1]})
+    labels = pg.Table.read(frame.assign(a=frame["a"].astype(str)))
+    numbers = pg.Table.read(frame.assign(a=pd.to_numeric(frame["a"], errors="coerce")))
+    assert labels.kinds["a"].label and not numbers.kinds["a"].label
 
 
 def test_columns_are_found_by_name_in_any_order_and_library(fitted):

@@ -9,6 +9,7 @@ import torch
 
 from probgen.core.missing import MissingAware
 from probgen.core.module import Fixed, LatentVariableModel, data_plate
+from probgen.core.program import Program
 from probgen.distributions.conditional import conditional
 from probgen.heads import Gaussian
 from probgen.infer import impute as module
@@ -378,3 +379,13 @@ def test_a_bayesian_mixture_agrees_with_the_mixture_at_its_globals():
     spread = expected.draws.std(0).clamp(min=1e-6)
     assert ((found.mean() - expected.mean()).abs() / spread < 4.5 / 500**0.5).all()
     torch.testing.assert_close(found.draws.std(0), expected.draws.std(0), rtol=0.15, atol=1e-6)
+
+
+def test_missing_values_of_another_argument_are_refused():
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    y = torch.tensor([0.0, NAN])
+    with pytest.raises(ValueError, match=r"first argument, x, .* got NaN in y; let the program"):
+        impute(Program(model), torch.zeros(2), y)

@@ -6,6 +6,7 @@ import re
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pyro.distributions as dist
 import pytest
 import scipy.stats
@@ -563,3 +564,10 @@ def test_implicit_models_have_no_density():
     gan = pg.GAN(pg.nn.MLP(2, [4], 2), pg.standard_normal(2))
     with pytest.raises(NotImplementedError, match="density"):
         plot.density(gan, bounds=((0, 1), (0, 1)))
+
+
+def test_columns_of_dates_are_drawn_in_years():
+    days = pd.to_datetime(["2020-01-01", "2020-07-02", None, "2021-01-01"])
+    found = plot.columns(pd.DataFrame({"when": days}), pd.DataFrame({"when": days[:2]}))
+    low, high = found[0].get_xlim()
+    assert low < 2020.0 < 2021.0 < high and found[0].get_xlabel() == "missing 25 %, 0 %"

@@ -167,3 +167,15 @@ def test_ctrl_c_ends_the_search_with_what_is_done():
     assert found.failures == {"stopped": "interrupted", "later": "interrupted"}
     with pytest.raises(KeyboardInterrupt):
         pg.search(linked(60), candidates={"stopped": plan["stopped"]}, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:the search took")
+def test_models_whose_time_was_up_are_told():
+    found = pg.search(linked(60), budget=0.05, candidates=TWO, progress=False)
+    assert set(found.cut_short) == {"alone", "chained"} and min(found.cut_short.values()) > 0
+    assert "still gaining when their time was up: alone (" in str(found)
+
+
+def test_a_search_that_takes_longer_says_so():
+    with pytest.warns(UserWarning, match=r"budget of 0.001 s, for 2 models"):
+        pg.search(linked(60), budget=1e-3, candidates=TWO, progress=False)

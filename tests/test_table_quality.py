@@ -96,6 +96,13 @@ def test_real_rows_are_as_good_as_the_baseline_and_others_are_not():
     assert gaps.is_monotonic_increasing
 
 
+def test_columns_that_do_not_vary_have_no_pairs():
+    real = frame(100, 0).assign(c="same", e=np.nan)
+    found = table_quality(real, real)
+    assert set(found.columns) == {"a", "b", "c", "d", "e"}
+    assert set(found.pairs) == {("a", "b"), ("a", "d"), ("b", "d")}
+
+
 def test_missing_cells_are_kept():
     real = frame(1000, 0)
     filled = frame(1000, 1).assign(a=lambda table: table["a"].fillna(0.0))

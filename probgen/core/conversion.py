@@ -163,8 +163,8 @@ def tensor_from(value: Any, dtype: torch.dtype | None) -> Tensor | None:
         return value
     if isinstance(value, type):
         return None
-    if type(value).__module__.partition(".")[0] == "pandas":
-        return _from_array(_from_pandas(value), dtype)
+    if type(value).__module__.partition(".")[0] == "pandas" and getattr(value, "ndim", None):
+        return _from_array(_from_pandas(value), dtype)  # a frame or a series, and no date
     if isinstance(value, Arraylike):
         found = value if isinstance(value, Masked) else value.__array__()
         return _from_array(found, dtype, _columns(value))

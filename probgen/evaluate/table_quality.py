@@ -159,9 +159,10 @@ def table_quality(
         drawn = ours[generator.permutation(len(ours))[:size]]
         compared = _comparison(half, schema.names, levels)
         totals.append((compared(drawn), compared(other)))
+    everywhere = [name for name in totals[0][0] if all(name in own for own, _ in totals)]
     found = {
         name: (_mean(own[name] for own, _ in totals), _mean(real[name] for _, real in totals))
-        for name in totals[0][0]
+        for name in everywhere
     }
     return TableQuality(
         {name[0]: pair for name, pair in found.items() if len(name) == 1},
@@ -193,6 +194,7 @@ def _comparison(
     ranked = _ranks(real)
     cells = [Cells(column, count) for column, count in zip(real.T, levels, strict=True)]
     own = [cell(column) for cell, column in zip(cells, real.T, strict=True)]
+    varying = [place for place, column in enumerate(own) if len(np.unique(column)) > 1]
 
     def similarities(rows: np.ndarray) -> Similarity:
         ranks = _ranks(rows)
@@ -203,7 +205,7 @@ def _comparison(
                 found[name,] = _same_shares(own[place], theirs[place])
             else:
                 found[name,] = _same_order(real[:, place], rows[:, place])
-        for one, two in combinations(range(len(names)), 2):
+        for one, two in combinations(varying, 2):
             if levels[one] or levels[two]:
                 width = cells[two].count
                 alike = _same_shares(own[one] * width + own[two], theirs[one] * width + theirs[two])

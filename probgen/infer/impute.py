@@ -18,6 +18,7 @@ from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.kinds import density_kind, kind_of, visits_one, without_own_draw, worst
 from probgen.core.modes import infers
+from probgen.core.program import Program
 from probgen.core.progress import Progress, Reported, check_progress, counting
 from probgen.core.reading import Reading, read
 from probgen.core.runtime import isolated, validation
@@ -236,6 +237,7 @@ def impute(
     checks.at_least(1, draws=draws, num_steps=num_steps)
     checks.one_of(("auto", True, False), compile=compile)
     check_progress(progress)
+    _check_completed(gen, context)
     given = _original(gen, x)
     of_frame = getattr(gen, "gives_frames", False) and has_named_columns(x)
     incomplete = Incomplete(gen, x) if of_frame else None
@@ -254,6 +256,18 @@ def impute(
     if given is not None and given.shape == x.shape:
         completed = torch.where(missing, completed.to(given.dtype), given.to(x.device))
     return Imputation(completed, missing, kind, acceptance, incomplete)
+
+
+def _check_completed(gen: GenerativeModel, context: Any) -> None:
+    """Refuses missing values of a program in other arguments than the one that is completed."""
+    given = context if torch.is_tensor(context) else None
+    if isinstance(gen, Program) and given is not None and given.isnan().any():
+        first, second = [*gen.parameters_by_name(), "x", "context"][:2]
+        raise ValueError(
+            f"expected missing values of a program in its first argument, {first}, which impute "
+            f"completes, got NaN in {second}; let the program take {second} first, or state its rows by "
+            "pg.observe, and take pg.posterior"
+        )
 
 
 def _original(gen: GenerativeModel, x: Any) -> Tensor | None:

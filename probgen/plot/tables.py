@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -224,7 +225,9 @@ def _table_of(
 
 
 def _column(name: str, values: Any, keep_rows: bool) -> DrawnColumn:
-    """Its known values; with ``keep_rows`` NaN stays in its place."""
+    """Its known values; with ``keep_rows`` NaN stays in its place; dates are years."""
+    if any(isinstance(value, date) for value in values):
+        values = [_year(value) for value in values]
     try:
         numbers = doubles_of(name, values)
     except TypeError:
@@ -234,6 +237,13 @@ def _column(name: str, values: Any, keep_rows: bool) -> DrawnColumn:
     if not there.any():
         raise ValueError(f"expected known values in column {name!r}, got none; drop it")
     return DrawnColumn(name, numbers if keep_rows else numbers[there], 1 - float(there.mean()))
+
+
+def _year(value: Any) -> float:
+    """The first of July of 2020 is 2020.5, more or less; NaN where there is no date."""
+    if not isinstance(value, date) or value != value:  # NaT is unequal to itself
+        return math.nan
+    return value.year + (value.toordinal() - date(value.year, 1, 1).toordinal()) / 365.25
 
 
 def _draw_column(ax: Any, real: DrawnColumn, synthetic: DrawnColumn, bins: int) -> None:

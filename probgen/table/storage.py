@@ -187,7 +187,17 @@ def _of_objects(name: str, series: Any, values: list[Any]) -> Storage:
         return Objects(type_of(series), missing=_missing_in(series))
     if all(isinstance(each, Real | Decimal) and not isinstance(each, bool) for each in known):
         return Numbers(type_of(series), all(isinstance(each, Integral) for each in known))
-    row = next(at for at, each in enumerate(values) if not isinstance(each, str | Real | None))
+    if all(isinstance(each, str | Real | Decimal) for each in known):
+        text = next(at for at, each in enumerate(values) if isinstance(each, str))
+        number = next(at for at, each in enumerate(values) if isinstance(each, Real | Decimal))
+        raise TypeError(
+            f"expected values of one type in column {name!r}, got {values[text]!r} in row {text} and "
+            f"{values[number]!r} in row {number}; make labels of them, frame[{name!r}] = "
+            f"frame[{name!r}].astype(str), or numbers, pandas.to_numeric(frame[{name!r}], "
+            "errors='coerce')"
+        )
+    plain = str | Real | Decimal | None
+    row = next(at for at, each in enumerate(values) if not isinstance(each, plain))
     kind = type(values[row]).__name__
     how = HOW.get(kind, "frame[{!r}].astype(str)").format(name)
     raise TypeError(
