@@ -15,7 +15,20 @@ with a part of its own 70 %.
 The Gaussian copula, CTGAN and TVAE of SDV (2.0, ``pip install sdv``) train on the same rows, with their
 defaults but for ``--epochs`` of the two networks; a peer that is not there is left out.
 
-    python benchmarks/tables.py --budget "60 s" --results tables.json
+Measured with ``--budget "20 s" --epochs 60`` (SDV's default of 300 epochs is far longer), seed 0, one
+core, eight tables:
+
+- nats a row behind the best family of each table, means: chosen by the search 0.28, the wide
+  autoregressive table 0.05, the narrow one 0.34, mixture of 5 0.76, of 20 1.11, independent columns
+  2.20. All of what the search loses is on the diamonds, where it chose by 15 % of its rows what is
+  2.06 behind on the held-out ones; without them it loses 0.02.
+- accuracy, means: real rows 80.1 %, search 75.1, TVAE 70.5, Gaussian copula 69.3, CTGAN 62.9. The search
+  is the best on titanic, penguins, wages (but for TVAE), diamonds; not on salaries and carseats.
+- quality, means: Gaussian copula 0.856, search 0.853, CTGAN 0.755, TVAE 0.649. The search is the best on
+  penguins, wages and credit; tables with missing cells count against it, because it draws none.
+- closer to training rows than to others: 52 % of the search's draws.
+
+    python benchmarks/tables.py --budget "20 s" --epochs 60 --results tables.json
     python benchmarks/tables.py --tables penguins --budget "5 s" --epochs 5     # does it run
 """
 
