@@ -185,6 +185,12 @@ def search(
     progress : bool, float or None
         As in :func:`probgen.fit`.
 
+    Warns
+    -----
+    UserWarning
+        Where columns name rows (e-mails, identifiers), and where the search took far longer than its
+        budget.
+
     Raises
     ------
     ValueError
@@ -204,6 +210,7 @@ def search(
     checks.instance(Table, **checks.given(table=table))
     checks.instance(Mapping, **checks.given(candidates=candidates))
     schema = Table.read(frame) if table is None else table
+    _warn_of_names(schema)
     parts = _divided(schema, frame, int(seed))
     plan = portfolio(schema) if candidates is None else dict(candidates)
     checks.instance(Candidate, **plan)
@@ -294,6 +301,17 @@ def _seconds(budget: Any) -> float:
             f"expected a time as budget, got {budget!r}; give '90 s', '2 min', '1 h', or seconds"
         )
     return float(found[1]) * UNITS[found[2]]
+
+
+def _warn_of_names(table: Table) -> None:
+    """Labels that nearly all differ teach a model nothing, and come out of its draws as they are."""
+    names = [field.name for field in table.fields if field.looks_like_names and field.kind.label]
+    if names:
+        warnings.warn(
+            f"nearly all rows have a label of their own in {names}: draws will repeat those of real "
+            f"rows; leave them out: frame.drop(columns={names})",
+            stacklevel=3,
+        )
 
 
 def _divided(table: Table, frame: Any, seed: int) -> list[Tensor]:

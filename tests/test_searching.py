@@ -1,5 +1,7 @@
 """A density of a table chosen on held-out rows: the choice, the division, the time, what fails."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -179,3 +181,14 @@ def test_models_whose_time_was_up_are_told():
 def test_a_search_that_takes_longer_says_so():
     with pytest.warns(UserWarning, match=r"budget of 0.001 s, for 2 models"):
         pg.search(linked(60), budget=1e-3, candidates=TWO, progress=False)
+
+
+def test_columns_that_name_rows_are_told():
+    frame = linked(60).assign(mail=[f"{number}@example.org" for number in range(60)])
+    plan = {"alone": TWO["alone"]}
+    with pytest.warns(UserWarning, match=r"own in \['mail'\].*drop\(columns=\['mail'\]\)"):
+        pg.search(frame, budget=0.3, candidates=plan, progress=False)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pg.search(frame.drop(columns=["mail"]), budget=0.3, candidates=plan, progress=False)
+    assert not any("label of their own" in str(each.message) for each in told)
