@@ -170,13 +170,14 @@ def compare(
     findings: dict[str, str] = {}
     for name in ranked:
         behind[name] = first.difference(scores[name])
-        findings[name] = "best" if name == ranked[0] else _finding(first, scores[name])
+        lag = behind[name]
+        findings[name] = "best" if name == ranked[0] else _finding(first, scores[name], lag)
     return ModelComparison({name: scores[name] for name in ranked}, behind, findings, seconds)
 
 
-def _finding(first: Score, other: Score) -> str:
+def _finding(first: Score, other: Score, lag: tuple[float, float]) -> str:
     """What a difference says of two models, not of two numbers."""
-    gain, stderr = first.difference(other)
+    gain, stderr = lag
     if first.kind == other.kind == "exact":
         return "worse" if gain > ERRORS * stderr else "not told apart"
     try:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.keywords import explained
+from probgen.evaluate.rows import interval
 from probgen.table.schema import Table
 
 BLOCK = 256  # rows whose distances to all others are held at once
-Z95 = 1.959964  # the normal distribution has 95 % of its mass between minus and plus this
 
 
 @dataclass(frozen=True)
@@ -189,19 +189,14 @@ class _Gower:
 
     def nearest(self, rows: Tensor, others: Tensor, count: int = 1) -> Tensor:
         """The ``count`` smallest distances of each row, ``(N, count)``."""
-        return self.found(rows, others, count)[0]
-
-    def found(self, rows: Tensor, others: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
-        """The ``count`` smallest distances of each row, and the rows that lie there."""
         parts = [
-            block.topk(min(count, block.shape[1]), largest=False)
-            for block in self._blocks(rows, others)
+            block.topk(min(count, block.shape[1]), largest=False).values
+            for block in self.blocks(rows, others)
         ]
-        return torch.cat([part.values for part in parts]), torch.cat(
-            [part.indices for part in parts]
-        )
+        return torch.cat(parts)
 
-    def _blocks(self, rows: Tensor, others: Tensor) -> Iterator[Tensor]:
+    def blocks(self, rows: Tensor, others: Tensor) -> Iterator[Tensor]:
+        """All distances, a block of rows at a time."""
         for part in rows.split(BLOCK):
             total = torch.zeros(len(part), len(others), dtype=rows.dtype)
             columns = zip(part.T, others.T, self.labels.tolist(), self.spread, strict=True)
@@ -223,11 +218,14 @@ def _closer(
     to be training rows is the chance that the interval is about.
     """
     size = min(len(known), len(others))
-    trained = measure.nearest(drawn, known[:size])[:, 0]
-    left = measure.nearest(drawn, others[:size])[:, 0]
-    share = ((trained < left).double() + 0.5 * (trained == left).double()).mean().item()
-    _, places = measure.found(drawn, torch.cat([known[:size], others[:size]]))
-    counts = places[:, 0].bincount().double()
+    share = 0.0
+    places = []
+    for block in measure.blocks(drawn, torch.cat([known[:size], others[:size]])):
+        trained, left = block[:, :size].amin(1), block[:, size:].amin(1)
+        share += ((trained < left).double() + 0.5 * (trained == left).double()).sum().item()
+        places.append(block.argmin(1))
+    share /= len(drawn)
+    counts = torch.cat(places).bincount().double()
     return _interval(share, (share * (1 - share) * (counts**2).sum().item()) ** 0.5 / len(drawn))
 
 
@@ -250,4 +248,4 @@ def _area(members: Tensor, others: Tensor) -> tuple[float, float, float]:
 
 
 def _interval(value: float, stderr: float) -> tuple[float, float, float]:
-    return value, max(0.0, value - Z95 * stderr), min(1.0, value + Z95 * stderr)
+    return value, *interval(value, stderr, low=0.0, high=1.0)["interval"]
