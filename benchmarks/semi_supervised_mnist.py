@@ -155,21 +155,31 @@ def semi_supervised(
     return gen
 
 
-def train(gen: Any, data: Any, steps: int, checkpoint: Path | None) -> None:
+def told_fit(gen: Any, data: Any, checkpoint: Path | None, **options: Any) -> None:
+    """What all models here share: the rate of Adam, the seed, and that an interrupted run goes on."""
     history = pg.fit(
         gen,
         data,
-        steps=steps,
-        batch_size=200,
         optimizer=adam(2e-3),
-        scheduler=cosine(steps, 1e-4),
         checkpoint=checkpoint,
         resume=checkpoint is not None,
         seed=0,
         verdict=False,
         progress=False,
+        **options,
     )
     print(f"{type(gen).__name__}: {history}", flush=True)
+
+
+def train(gen: Any, data: Any, steps: int, checkpoint: Path | None) -> None:
+    told_fit(
+        gen,
+        data,
+        checkpoint,
+        steps=steps,
+        batch_size=200,
+        scheduler=cosine(steps, 1e-4),
+    )
 
 
 def halved(pixels: Tensor) -> Tensor:
@@ -201,22 +211,16 @@ def train_in_stages(
     def release(gen: pg.SemiSupervisedVAE) -> None:
         gen.classifier.requires_grad_(True)
 
-    history = pg.fit(
+    told_fit(
         gen,
         data,
+        checkpoint,
         stages=[
             Stage(start=hold, steps=held),
             Stage(start=release, steps=steps - held, scheduler=warm(steps - held)),
         ],
         batch_size=100,
-        optimizer=adam(2e-3),
-        checkpoint=checkpoint,
-        resume=checkpoint is not None,
-        seed=0,
-        verdict=False,
-        progress=False,
     )
-    print(f"{type(gen).__name__}: {history}", flush=True)
 
 
 def draws_of_codes(first: pg.VAE, x: Tensor, y: Tensor) -> Labeled:

@@ -114,7 +114,7 @@ def copying_test(
     for cell in range(len(centers)):
         ours, theirs = (d[h == cell] for d, h in zip(near, home, strict=True))
         if min(len(ours), len(theirs)) >= FEWEST:
-            share, (closer, under_null, error) = len(theirs) / len(y), _ranks(ours, theirs)
+            share, (closer, under_null, error) = len(theirs) / len(y), rank_shares(ours, theirs)
             value = value + share * closer
             weight = weight + share
             null = null + share**2 * under_null
@@ -151,7 +151,7 @@ def _apart(x: Tensor, rows: Tensor, index: Tensor) -> Tensor:
     return torch.cat([(part.double() - rows[which].double()).norm(dim=1) for part, which in parts])
 
 
-def _ranks(ours: Tensor, theirs: Tensor) -> tuple[float, float, float]:
+def rank_shares(ours: Tensor, theirs: Tensor) -> tuple[float, float, float]:
     """Probability that one of ours is smaller, its variance under one distribution.
 
     And its variance as it is.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.keywords import explained
+from probgen.evaluate.copying import rank_shares
 from probgen.evaluate.rows import interval
 from probgen.table.schema import Table
 
@@ -121,8 +122,8 @@ def table_privacy(
     https://doi.org/10.2307/2528823; distance to the closest record: Park et al. (2018),
     https://arxiv.org/abs/1806.03384; membership: Hilprecht, Härterich, Bernau (2019), Monte Carlo and
     reconstruction membership inference attacks against generative models,
-    https://doi.org/10.2478/popets-2019-0067; the interval of the area under the curve: Hanley, McNeil
-    (1982), https://doi.org/10.1148/radiology.143.1.7063747
+    https://doi.org/10.2478/popets-2019-0067; the interval of the area under the curve: DeLong,
+    DeLong, Clarke-Pearson (1988), https://doi.org/10.2307/2531595
 
     >>> import pandas
     >>> generator = np.random.default_rng(0)
@@ -237,14 +238,8 @@ def _ratio(near: Tensor) -> float:
 
 def _area(members: Tensor, others: Tensor) -> tuple[float, float, float]:
     """Probability that a member's distance is the smaller one, ties counted half."""
-    places = others.sort().values
-    above = len(places) - torch.searchsorted(places, members, right=True)
-    equal = torch.searchsorted(places, members, right=True) - torch.searchsorted(places, members)
-    area = ((above + 0.5 * equal).double().mean() / len(places)).item()
-    first = area / (2 - area) - area**2
-    second = 2 * area**2 / (1 + area) - area**2
-    variance = area * (1 - area) + (len(members) - 1) * first + (len(others) - 1) * second
-    return _interval(area, (variance / (len(members) * len(others))) ** 0.5)
+    area, _, variance = rank_shares(members, others)
+    return _interval(area, variance**0.5)
 
 
 def _interval(value: float, stderr: float) -> tuple[float, float, float]:
