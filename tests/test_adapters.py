@@ -15,7 +15,18 @@ from toys import Head, Local
 
 import probgen as pg
 from probgen.core.module import standard_normal
-from probgen.objectives import ELBO, Adversarial, Frozen, NoiseContrastive
+from probgen.objectives import (
+    ELBO,
+    MMD,
+    R1,
+    Adversarial,
+    Adversary,
+    Discrepancy,
+    Frozen,
+    NoiseContrastive,
+    SlicedWasserstein,
+    linear_warmup,
+)
 from probgen.objectives.base import Objective
 from probgen.train import fit
 from probgen.train.adapters import PlainLoss, as_objective, teachers, trainable
@@ -133,6 +144,11 @@ REFUSED = [
     (ELBO().forward, "got ELBO.forward"),
     (ELBO, r"got the class ELBO; call it: ELBO\(...\)"),
     (infer.Trace_ELBO, r"got the class Trace_ELBO; call it: Trace_ELBO\(...\)"),
+    (MMD(), r"got MMD, which is a part of one; .*Discrepancy\(MMD\(\)\)"),
+    (SlicedWasserstein(), "got SlicedWasserstein, which is a part"),
+    (Adversary(nn.Linear(2, 1)), "got Adversary, which is a part"),
+    (R1(1.0), r"got R1, which is a part of one; .*regularizers=\[R1\(1.0\)\]"),
+    (linear_warmup(10), r"got linear_warmup, .*ELBO\(beta=linear_warmup\(100\)\)"),
     ("elbo", "got str; leave it out"),
     (3.0, "got float; leave it out"),
 ]
@@ -142,6 +158,16 @@ REFUSED = [
 def test_other_objectives_are_refused_with_the_one_to_use(objective, message):
     with pytest.raises(TypeError, match=f"expected an objective.*{message}"):
         as_objective(objective)
+
+
+def test_what_is_advised_for_parts_are_objectives():
+    critic = nn.Linear(2, 1)
+    for objective in (
+        Discrepancy(MMD()),
+        Adversarial(critic, regularizers=[R1(1.0)]),
+        ELBO(beta=linear_warmup(100)),
+    ):
+        assert as_objective(objective) is objective
 
 
 @pytest.mark.parametrize(

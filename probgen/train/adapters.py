@@ -195,6 +195,7 @@ def as_objective(objective: Any) -> Any:
     ):
         return PlainLoss(own)
     if callable(objective):
+        _refuse_parts(objective)
         return PlainLoss(objective)
     raise TypeError(
         "expected an objective such as ELBO(), or a function loss(model, guide, *batch) that "
@@ -234,6 +235,20 @@ def _refuse(objective: Any) -> None:
     raise TypeError(
         f"expected an objective that gives a differentiable loss, got Pyro's {name}; use {advice}"
     )
+
+
+PARTS = "probgen.objectives."  # where the callables stand that objectives are made of
+
+
+def _refuse_parts(objective: Any) -> None:
+    """Refuses what an objective is made of: called with model and guide it would tell nothing."""
+    if str(getattr(objective, "__module__", "")).startswith(PARTS):
+        name = getattr(objective, "__qualname__", type(objective).__name__).partition(".")[0]
+        raise TypeError(
+            f"expected an objective, got {name}, which is a part of one; give it to the "
+            "objective that takes it, as in Discrepancy(MMD()), Adversarial(critic, regularizers=[R1(1.0)]) "
+            "or ELBO(beta=linear_warmup(100))"
+        )
 
 
 class _Attributes(dict):
