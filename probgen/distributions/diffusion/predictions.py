@@ -129,7 +129,9 @@ class EDM:
     Parameters
     ----------
     sigma_data : float
-        Standard deviation d of the data: 0.5 for pixels in [-1, 1], 1 for standardized variables.
+        Standard deviation d of the data, whose mean should be near zero: 0.5 for pixels of
+        photographs in [-1, 1], 1 for standardized variables; measure it for pictures that are
+        nearly all background.
 
     References
     ----------
