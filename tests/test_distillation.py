@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-import pyro.distributions as dist
 import pytest
 import torch
 
 import probgen as pg
-from probgen.core.module import Fixed
-from probgen.evaluate import kl_divergence
 from probgen.heads import Bernoulli, Gaussian
 from probgen.nn import MLP
 from probgen.objectives import SoftTargets
@@ -124,83 +121,3 @@ def test_given_contexts_the_advice_to_learn_from_draws_works() -> None:
         SoftTargets(teacher)(student.model, student.guide)(torch.zeros(20, 2), context)
     x = pg.sample(teacher, 1, context)[0]
     assert pg.fit(student, (x, context), steps=1, verdict=False, progress=False).steps == 1
-
-
-# -- the divergence by draws
-
-
-def normal(loc: float, scale: float) -> Fixed:
-    return Fixed(dist.Normal, loc=torch.full((3,), loc), scale=scale)
-
-
-PAIRS = {
-    "normal distributions": (
-        lambda: (normal(0.0, 1.0), normal(0.5, 2.0)),
-        lambda p, q: torch.distributions.kl_divergence(p(), q()).item(),
-    ),
-    "tables of bits": (lambda: (teacher(), teacher(1)), lambda p, q: divergence(p, q).item()),
-    "one distribution": (lambda: (teacher(), teacher()), lambda p, q: 0.0),
-}
-
-
-@pytest.mark.parametrize("case", PAIRS)
-@pytest.mark.parametrize("max_rows", [2**12, 700])
-def test_the_divergence_by_draws_agrees_with_the_exact_one(case: str, max_rows: int) -> None:
-    make, truth = PAIRS[case]
-    p, q = make()
-    found = kl_divergence(p, q, draws=4000, seed=0, max_rows=max_rows)
-    assert found.kind == "unbiased"
-    assert found.draws == 4000
-    assert abs(found.value - truth(p, q)) <= 4 * found.stderr + 1e-9
-
-
-def test_with_contexts_it_is_the_mean_over_them() -> None:
-    torch.manual_seed(0)
-    p, q = (Gaussian(MLP(2, [8], 4)) for _ in range(2))
-    contexts = torch.randn(5, 2)
-    exact = torch.distributions.kl_divergence(p(contexts).base_dist, q(contexts).base_dist)
-    found = kl_divergence(p, q, contexts, draws=3000, seed=0)
-    assert abs(found.value - exact.sum(-1).mean().item()) < 4 * found.stderr
-
-
-def test_of_a_latent_variable_model_it_is_an_upper_bound() -> None:
-    """Two latents with a poor guide: more draws of the guide tighten the bound from above."""
-    torch.manual_seed(0)
-    vae = pg.VAE(pg.standard_normal(1), Gaussian(MLP(1, [8], 6)), Gaussian(MLP(3, [8], 2)))
-    found = kl_divergence(normal(0.0, 1.0), vae, draws=2000, seed=0)
-    assert found.kind == "upper bound"
-    p = normal(0.0, 1.0)
-    x = p().sample((2000,))
-    fine = pg.log_likelihood(vae, x, particles=500).value
-    assert found.value > (p().log_prob(x) - fine).mean().item() - 4 * found.stderr
-
-
-UNKNOWN = {
-    "of a latent-variable model": (
-        lambda: (pg.PPCA(3, factors=1), normal(0.0, 1.0)),
-        None,
-    ),
-    "from a generator": (
-        lambda: (pg.GAN(MLP(2, [8], 3), pg.standard_normal(2)), normal(0.0, 1.0)),
-        "expected p with an exact density, got implicit",
-    ),
-    "to a generator": (
-        lambda: (normal(0.0, 1.0), pg.GAN(MLP(2, [8], 3), pg.standard_normal(2))),
-        "expected q with a density that is exact, unbiased or a bound, got implicit",
-    ),
-    "of other events": (
-        lambda: (normal(0.0, 1.0), pg.standard_normal(2)),
-        r"the same events, got \(3,\) and \(2,\)",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", UNKNOWN)
-def test_densities_that_give_no_divergence_are_refused(case: str) -> None:
-    make, message = UNKNOWN[case]
-    p, q = make()
-    if message is None:
-        assert kl_divergence(p, q, draws=10, seed=0).kind == "unbiased"  # a closed form
-        return
-    with pytest.raises(ValueError, match=message):
-        kl_divergence(p, q, draws=10, seed=0)

@@ -1,5 +1,6 @@
 """Distributions beyond those of torch and Pyro: covariance structures, chains, orders."""
 
+import probgen.distributions.closed_divergences  # noqa: F401 - known to torch from here on
 from probgen.distributions.autoregressive import Autoregressive
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.distributions.orderings import random_orders

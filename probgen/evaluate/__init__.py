@@ -6,7 +6,7 @@ Distances, tests and coverage, each beside its real-against-real baseline.
 from probgen.evaluate.classifier_test import classifier_two_sample_test
 from probgen.evaluate.copying import copying_test
 from probgen.evaluate.discrepancy import energy_test, kernel_distance, mmd_test
-from probgen.evaluate.divergence import Divergence, kl_divergence
+from probgen.evaluate.divergence import ModelDivergence, divergence
 from probgen.evaluate.frechet import frechet_distance, gaussian_frechet
 from probgen.evaluate.kernels import GaussianKernel, PolynomialKernel
 from probgen.evaluate.neighbors import density_coverage, precision_recall
@@ -20,8 +20,8 @@ from probgen.evaluate.transport import sliced_wasserstein_distance, wasserstein_
 
 __all__ = [
     "ClassifierFeatures",
-    "Divergence",
     "GaussianKernel",
+    "ModelDivergence",
     "PolynomialKernel",
     "RandomFeatures",
     "SampleReport",
@@ -32,11 +32,11 @@ __all__ = [
     "classifier_two_sample_test",
     "copying_test",
     "density_coverage",
+    "divergence",
     "energy_test",
     "frechet_distance",
     "gaussian_frechet",
     "kernel_distance",
-    "kl_divergence",
     "mmd_test",
     "precision_recall",
     "sliced_wasserstein_distance",

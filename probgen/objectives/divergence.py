@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributions as td
-from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
+from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask, sum_rightmost
 from torch import Tensor
 
+from probgen.core.bare import bare_pair
 from probgen.core.recording import log_prob, score_function
 from probgen.core.sums import scaled
 
@@ -49,7 +50,7 @@ class Cost(NamedTuple):
         return scale_and_mask(sum_rightmost(self.entries, self.dims), self.weight).detach()
 
 
-def divergence(site: dict[str, Any], prior: dict[str, Any] | None, ordered: bool) -> Cost:
+def site_divergence(site: dict[str, Any], prior: dict[str, Any] | None, ordered: bool) -> Cost:
     """KL(q || p) of a guide site.
 
     In closed form, or log q - log p of its draw, log q alone for a helper variable.
@@ -87,7 +88,7 @@ def closed_form(site: dict[str, Any], prior: dict[str, Any]) -> tuple[Tensor, in
     if not alike or mask is not prior["mask"] or not _same(scale, prior["scale"]):
         return None
     batch = len(q.batch_shape)
-    q, p, shape = _bare(q, p)
+    q, p, shape = bare_pair(q, p)
     if isinstance(q, _SAMPLED) and not isinstance(q, td.LogNormal):
         return None
     try:
@@ -110,28 +111,5 @@ def _by_dim(factor: Any, split: int) -> Any:
     return factor.reshape(factor.shape + (1,) * split) if torch.is_tensor(factor) else factor
 
 
-def _bare(q: Any, p: Any) -> tuple[td.Distribution, td.Distribution, torch.Size]:
-    """Both distributions without expansions and the event dims that they share.
-
-    And the shape of their divergence.
-    """
-    shape = q.batch_shape
-    while True:
-        if _split_alike(q, p):
-            q, p, shape = q.base_dist, p.base_dist, q.base_dist.batch_shape
-        elif isinstance(q, ExpandedDistribution):
-            q = q.base_dist
-        elif isinstance(p, ExpandedDistribution):
-            p = p.base_dist
-        else:
-            return q, p, shape
-
-
 def _same(a: float | Tensor, b: float | Tensor) -> bool:
     return a is b or (not torch.is_tensor(a) and not torch.is_tensor(b) and a == b)
-
-
-def _split_alike(q: td.Distribution, p: td.Distribution) -> bool:
-    if not (isinstance(q, td.Independent) and isinstance(p, td.Independent)):
-        return False
-    return q.reinterpreted_batch_ndims == p.reinterpreted_batch_ndims

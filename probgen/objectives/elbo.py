@@ -22,7 +22,7 @@ from probgen.core.sites import Sites
 from probgen.core.sums import scaled, sum_of
 from probgen.objectives.base import Objective, check_pair
 from probgen.objectives.baselines import Baselines, Signal, baseline_of
-from probgen.objectives.divergence import Cost, divergence
+from probgen.objectives.divergence import Cost, site_divergence
 from probgen.objectives.schedules import WeightSchedule, at_next_step
 
 CHARGED = ("kl", "free_bits")  # the parts with the weight beta
@@ -205,7 +205,7 @@ class ELBO(Objective):
         for name, site in run.guide.items():
             if name in penalties:
                 continue
-            cost = divergence(site, run.model.get(name), ordered)._replace(weight=beta)
+            cost = site_divergence(site, run.model.get(name), ordered)._replace(weight=beta)
             allowance = self._allowance(name)
             costs.append(self._free(cost, allowance) if allowance else cost)
         sums = [cost.sum() for cost in costs]

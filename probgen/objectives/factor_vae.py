@@ -14,7 +14,7 @@ from probgen.core.recording import log_prob, record_sites
 from probgen.core.sums import sum_of
 from probgen.objectives.adversary import Adversary
 from probgen.objectives.base import Objective, check_pair
-from probgen.objectives.divergence import divergence
+from probgen.objectives.divergence import site_divergence
 from probgen.objectives.regularizers import Regularizer
 from probgen.objectives.total_correlation import latent_codes
 
@@ -94,7 +94,7 @@ class FactorVAE(Objective):
         z = self._checked(posterior["value"])
         observed = [site for site in run.model.values() if site["is_observed"]]
         reconstruction = -sum_of(log_prob(site).sum() for site in observed)
-        kl = divergence(posterior, prior, True).sum()
+        kl = site_divergence(posterior, prior, True).sum()
         correlation = self.adversary.judge(z).sum()
         learned = self.adversary.parts(z, permuted(z.detach()), both=False)
         note("reconstruction", reconstruction)

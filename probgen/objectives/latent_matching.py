@@ -18,7 +18,7 @@ from probgen.core.recording import RecordedSites, log_prob, record_sites
 from probgen.core.sites import Sites
 from probgen.core.sums import sum_of
 from probgen.objectives.base import Objective, check_density
-from probgen.objectives.divergence import divergence
+from probgen.objectives.divergence import site_divergence
 
 
 class Matcher(Protocol):
@@ -107,7 +107,7 @@ class MatchedLatents(Objective):
         loss = -sum_of(log_prob(site).sum() for site in observed)
         note("reconstruction", loss)
         if self.beta:
-            kl = divergence(q, p, True).sum()
+            kl = site_divergence(q, p, True).sum()
             note("kl", kl, self.beta)
             loss = loss + scale_and_mask(kl, self.beta)
         context = [
