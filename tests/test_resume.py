@@ -232,7 +232,8 @@ def test_files_that_fit_nothing_are_refused(kind, tmp_path):
 def test_metadata_of_another_kind_are_refused(value, tmp_path):
     run(tmp_path / "state", 2)
     tensors, metadata = read(tmp_path / "state")
-    for name in set(metadata) - {"torch", "description"}:
+    apart = {"torch", "description", "frozen", "training", "run"}  # which files of before lack
+    for name in set(metadata) - apart:
         without = {key: entry for key, entry in metadata.items() if key != name}
         for changed in [without] + [{**metadata, name: value}] * (not fits(name, value)):
             write(tmp_path / "state", tensors, changed)

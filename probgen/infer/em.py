@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from probgen.core import checks
 from probgen.core.keywords import explained
 from probgen.core.progress import Progress, Reported, check_progress
+from probgen.core.training_record import TrainingRecord, keep_record, versions
 from probgen.core.turns import offer, training
 from probgen.infer.em_data import Rows, prepared
 
@@ -215,6 +217,8 @@ def em(
     >>> result.converged, result.log_likelihood.shape == (result.n_iter + 1,)
     (True, True)
     """
+    began = time.perf_counter()
+    outer = gen
     checks.no_class(gen=gen)
     checks.at_least(0, max_iter=max_iter, n_init=n_init)
     checks.not_negative(tol=tol)
@@ -241,7 +245,29 @@ def em(
             RuntimeWarning,
             stacklevel=4,  # torch.no_grad stands in between
         )
-    return replace(result, log_likelihood=result.log_likelihood + slopes) if slopes else result
+    if slopes:
+        result = replace(result, log_likelihood=result.log_likelihood + slopes)
+    asked = {"max_iter": max_iter, "tol": float(tol), "n_init": n_init}
+    keep_record(outer, _record(result, data.total, asked, time.perf_counter() - began))
+    return result
+
+
+def _record(
+    result: EMResult, rows: float, settings: dict[str, Any], seconds: float
+) -> TrainingRecord:
+    """What is kept of a run beside its model."""
+    return TrainingRecord(
+        "em",
+        "log-likelihood",
+        result.n_iter,
+        float(rows),
+        loss=-float(result.log_likelihood[-1]),
+        kind="exact",
+        seconds=seconds,
+        stopped="converged" if result.converged else "not converged",
+        settings=settings,
+        versions=versions(),
+    )
 
 
 def _best_of(

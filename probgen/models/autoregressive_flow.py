@@ -83,7 +83,7 @@ class AutoregressiveLayer(Recorded, nn.Module):
         elements = partial(self._elements, context)
         steps = partial(self._steps, context)
         transform = AutoregressiveTransform(
-            elements, steps, self.network.orders[0], density_kind(self.univariate)
+            elements, steps, self.network.turns[0].order, density_kind(self.univariate)
         )
         return transform.inv if self.inverse else transform
 

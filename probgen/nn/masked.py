@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -229,9 +230,12 @@ class MaskedMLP(Recorded, nn.Module):
         A hidden unit is computed once, as soon as all that it sees is known: all steps together
         cost what one pass costs.
         """
-        rows = lead.numel()
+        rows = math.prod(lead)  # also where it is a size of a graph, not a number
         activation = self.activation
-        turns = self.turns[0 if index is None else int(index)]
+        if index is None or not self.several:  # no graph has to follow a value
+            turns = self.turns[0]
+        else:
+            turns = self.turns[int(index)]
         *plans, last, direct = self._plans(turns, lead, context, index)
         known = [_KnownUnits(self.last.weight, size, rows) for size in self.sizes[:-1]]
         for t, variable in enumerate(turns.order):

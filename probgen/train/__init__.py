@@ -1,5 +1,6 @@
 """One loop for every model and objective, its record, and states on disk."""
 
+from probgen.core.training_record import TrainingRecord, training_records
 from probgen.train.callbacks import Every
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.fit import adam, fit
@@ -24,10 +25,12 @@ __all__ = [
     "Pairs",
     "Run",
     "Stage",
+    "TrainingRecord",
     "Unpaired",
     "adam",
     "fit",
     "load",
     "save",
     "snapshots",
+    "training_records",
 ]

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -224,6 +224,29 @@ def left_behind(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> dict[st
     return {
         name[len(own) :]: tensors[source] for name, source in names.items() if name.startswith(own)
     }
+
+
+def frozen_in(module: nn.Module) -> list[str]:
+    """The parameters that do not train.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> layer.bias.requires_grad_(False).ndim
+    1
+    >>> frozen_in(layer)
+    ['bias']
+    """
+    named = module.named_parameters(remove_duplicate=False)
+    return [name for name, parameter in named if not parameter.requires_grad]
+
+
+def freeze(module: nn.Module, frozen: Sequence[str], others: bool) -> None:
+    """Lets parameters of these names train no more; and all others, if asked, again."""
+    names = set(frozen)
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name in names:
+            parameter.requires_grad_(False)
+        elif others and parameter.is_floating_point():
+            parameter.requires_grad_(True)
 
 
 @runtime_checkable

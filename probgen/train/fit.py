@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from probgen.core import checks
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
+from probgen.core.kinds import without_guide
 from probgen.core.modes import inference_mode_of
 from probgen.core.module import GenerativeModel
 from probgen.core.ownership import dense
@@ -21,6 +22,7 @@ from probgen.core.program import Program
 from probgen.core.progress import Reported, quietly
 from probgen.core.rows import row_layout
 from probgen.core.runtime import local_parameters, validation
+from probgen.core.training_record import keep_record
 from probgen.core.turns import own_random_state, training
 from probgen.diagnostics.verdict import verdict as judge
 from probgen.libraries import load
@@ -47,6 +49,7 @@ from probgen.train.loop import RunPlan, train
 from probgen.train.optimizers import Optimizer, as_optimizer, optimizer_of_players
 from probgen.train.pairs import PairStream
 from probgen.train.pools import APART
+from probgen.train.recorded import record_of
 from probgen.train.rehearsal import RowsOf, check_held_out, check_observes, rehearsed
 from probgen.train.rows import Batch
 from probgen.train.run import Run
@@ -298,6 +301,7 @@ def fit(
                 if not goes_on:
                     break
         finally:
+            work.leave_record()
             if work.history.interrupted and work.now is not None:
                 warnings.warn(how_to_go_on(*work.now, len(whole)), FitWarning, stacklevel=3)
         if verdict and work.judged is not None and work.history.steps:
@@ -527,6 +531,12 @@ class _Work:
             keeps_average(stage, None if last else self.stages[number + 1]),
         )
 
+    def leave_record(self) -> None:
+        """Lets the model tell what trained it, whatever ended training."""
+        if self.now is not None and self.history.steps:
+            gen: Any = self.gen
+            keep_record(gen, record_of(self.now[0]))
+
     def _tell_compiled(self, number: int) -> None:
         """What came of compiling, stage by stage where there are several."""
         if len(self.stages) == 1:
@@ -610,6 +620,8 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     named = [(name, p) for name, p in loss.named_parameters() if p.requires_grad]
     if not named:
+        if isinstance(gen, Program) and gen.latents:
+            raise ValueError(f"{without_guide(gen.latents)}; pg.mcmc needs none")
         raise ValueError(
             "expected a model with parameters to learn, got none; is everything Fixed or frozen?"
         )
@@ -632,8 +644,8 @@ def _judge(run: Run, batches: list[Batch]) -> None:
         run.history.verdict = judge(
             gen, *batch, history=history, held_out=held, data_rows=data_rows
         )
-    if not run.history.verdict.ok:
-        warnings.warn(str(run.history.verdict), FitWarning, stacklevel=4)
+    if faults := run.history.verdict.faults:  # all else stands in the history
+        warnings.warn("\n".join(faults), FitWarning, stacklevel=4)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from probgen.core.described import shown
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.train.rows import Batch
@@ -51,6 +52,10 @@ class DataForm(ABC):
     @abstractmethod
     def source(self, request: Request) -> Source:
         """The stream of batches for one run."""
+
+    def __repr__(self) -> str:
+        parts = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return f"{type(self).__name__}({', '.join(f'{k}={shown(v)}' for k, v in parts.items())})"
 
     @abstractmethod
     def held_out(self, size: int, gen: GenerativeModel | None) -> list[Batch]:

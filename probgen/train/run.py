@@ -79,6 +79,8 @@ class Run:
     idle : set of int
         Identities of parameters of which the optimizer keeps something from an earlier stage, and
         that have got no gradient in this one so far.
+    kind : str or None
+        What its validation is as a log-likelihood, once that is known; empty where it is none.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Run:
         self.standing = Standing()
         self.saved: int | None = None
         self.idle: set[int] = set()
+        self.kind: str | None = None
 
     @property
     def step(self) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -25,8 +23,25 @@ from probgen.core.description import (
     replaced,
 )
 from probgen.core.keywords import explained
+from probgen.core.training_record import (
+    TrainingRecord,
+    parsed_record,
+    parsed_records,
+    records_as_data,
+    set_records,
+    versions,
+)
 from probgen.core.turns import in_turn
-from probgen.train.checkpoint import CheckpointError, left_behind, load_into, read, write
+from probgen.train.checkpoint import (
+    CheckpointError,
+    freeze,
+    frozen_in,
+    left_behind,
+    load_into,
+    read,
+    write,
+)
+from probgen.train.history import History
 
 STATE = "state/"
 FEW = 5  # differences that a sentence lists
@@ -37,7 +52,9 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     """Saves a model: parameters, buffers, and what it was built with.
 
     One safetensors file, written atomically. The description has classes and functions by their
-    public names and arguments as JSON and tensors, never code.
+    public names and arguments as JSON and tensors, never code. Beside it stand what trained the model
+    (:func:`probgen.train.training_records`), which of its parameters do not train, and the versions
+    of the libraries.
 
     Parameters
     ----------
@@ -49,6 +66,8 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
 
     Raises
     ------
+    TypeError
+        For what is no model, with what to pass in its place.
     CheckpointError
         If the file cannot be written, or for values that no file can hold; an earlier file at
         ``path`` is left as it was.
@@ -65,7 +84,7 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     ...     load(os.path.join(folder, "linear.safetensors"))
     Linear(in_features=2, out_features=1, bias=True)
     """
-    checks.instance(nn.Module, model=model)
+    checks.instance(nn.Module, _instead(model), model=model)
     checks.path(path=path)
     state = model.state_dict()
     calls, tensors = description_of(model, state)
@@ -76,7 +95,29 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
             "model that you build: pg.load(path, into=model)",
             stacklevel=3,
         )
-    write(path, state | tensors, {"class": type(model).__name__, "description": calls} | versions())
+    metadata = {
+        "class": type(model).__name__,
+        "description": calls,
+        "frozen": frozen_in(model),
+        "training": records_as_data(model),
+        "versions": versions(),
+    }
+    write(path, state | tensors, metadata)
+
+
+def _instead(given: Any) -> str:
+    """What to save in place of what is no model."""
+    if isinstance(given, History):
+        return "pass the model that fit trained: a History is its record, which save writes too"
+    if isinstance(given, str | os.PathLike):
+        return "pass the model first: pg.save(model, path)"
+    if isinstance(given, Mapping) and any(map(torch.is_tensor, given.values())):
+        return "a state dict has weights alone; pass the model that it is of"
+    if isinstance(given, Sequence) and any(isinstance(each, nn.Module) for each in given):
+        return "pass one of the models, or torch.nn.ModuleList(models)"
+    if isinstance(getattr(given, "model", None), nn.Module):
+        return f"pass the model of the {type(given).__name__}: result.model"
+    return "pass a model, a torch.nn.Module"
 
 
 def description_of(model: nn.Module, state: Mapping[str, Tensor]) -> Description:
@@ -89,14 +130,6 @@ def description_of(model: nn.Module, state: Mapping[str, Tensor]) -> Description
     return describe(model, whole)
 
 
-def versions() -> dict[str, Any]:
-    """By what a file was written."""
-    found = {"torch": torch.__version__, "pyro": pyro.__version__}
-    with contextlib.suppress(PackageNotFoundError):  # a copy of the sources
-        found["probgen"] = version("probgen")
-    return {"versions": found}
-
-
 @explained
 @in_turn
 def load(
@@ -106,6 +139,9 @@ def load(
     allow: Collection[Any] = (),
 ) -> nn.Module:
     """Builds a saved model again, with its parameters and buffers, in eval mode.
+
+    Parameters that did not train (``requires_grad``) do not train again, and
+    :func:`probgen.train.training_records` of it tells what trained it.
 
     A training checkpoint of :func:`probgen.fit` serves as well: the model is the one that ``fit``
     leaves behind when it ends there (the best state where it was told to have ``patience``, else
@@ -117,7 +153,8 @@ def load(
         A file of :func:`save`, or a checkpoint.
     into : nn.Module, optional
         A model that takes the values, built with the arguments that the saved one was built with;
-        it is the one that is returned.
+        it is the one that is returned. What does not train in it, or did not in the file, does not
+        train.
     allow : collection of classes, functions and str
         Code of your own that the file may name and that may be called: classes and functions, or
         names of packages. Allow what you trust: building a model calls it.
@@ -136,10 +173,15 @@ def load(
     state = {name: value for name, value in tensors.items() if name not in given}
     if "cursor" in metadata:
         state = left_behind(tensors, metadata)
+    with _sound(path):
+        records = _records(metadata)
+        frozen = _frozen(metadata)
     if into is not None:
         with _sound(path):
             _check_same(path, calls, into)
         load_into(into, state, path)
+        freeze(into, frozen or (), others=False)
+        set_records(into, records)
         return into.eval()
     if calls is None:
         raise CheckpointError(
@@ -164,7 +206,28 @@ def load(
         )
     _take_precision(model, state)
     load_into(model, state, path)
+    if frozen is not None:
+        freeze(model, frozen, others=True)
+    set_records(model, records)
     return model.eval()
+
+
+def _records(metadata: Mapping[str, Any]) -> dict[str, tuple[TrainingRecord, ...]]:
+    """What trained a model and its parts; a checkpoint has the run that wrote it beside it."""
+    records = parsed_records(metadata.get("training", {}))
+    if "run" in metadata:
+        records[""] = (*records.get("", ()), parsed_record(metadata["run"]))
+    return records
+
+
+def _frozen(metadata: Mapping[str, Any]) -> list[str] | None:
+    """The parameters that did not train, of which files of before say nothing."""
+    frozen = metadata.get("frozen")
+    if frozen is not None and not (
+        isinstance(frozen, list) and all(isinstance(name, str) for name in frozen)
+    ):
+        raise TypeError("frozen parameters without names")
+    return frozen
 
 
 @contextlib.contextmanager

@@ -47,7 +47,8 @@ def snapshots(
     ----------
     draw : callable
         ``draw(gen)`` gives Matplotlib axes or a figure, as the functions of :mod:`probgen.plot` do:
-        ``lambda gen: pg.plot.images(pg.sample(gen, 16), shape=(8, 8))``.
+        ``lambda gen: pg.plot.samples(held_out, pg.sample(gen, 100))`` shows images, tables, points,
+        series and tokens, whatever the family draws.
     to : path, logger, or list of them
         A folder, in which ``samples_000500.png`` is written, and so on; or a logger whose
         ``experiment`` has ``add_figure`` or ``add_image``, as that of ``TensorBoardLogger``.
@@ -70,8 +71,9 @@ def snapshots(
 
     >>> from probgen.heads import Gaussian
     >>> from probgen.nn import Constant
-    >>> from probgen.plot.tables import columns
-    >>> snapshots(lambda gen: columns(gen().sample((9,)), gen().sample((9,))), "pictures", every=100).steps
+    >>> from probgen.plot.samples import samples
+    >>> x = torch.randn(20, 2)
+    >>> snapshots(lambda gen: samples(x, gen().sample((9,))), "pictures", every=100).steps
     100
     """
     checks.function("pass draw(gen), which gives axes or a figure", draw=draw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from probgen.core.description import Description, describe
+from probgen.core.training_record import parsed_records, records_as_data, set_records
 from probgen.train import checkpoint as disk
 from probgen.train.history import FitWarning
 from probgen.train.legacy import upgraded
 from probgen.train.moments import check_optimizer, load_optimizer, optimizer_state
 from probgen.train.noted import series_tensors, with_series
 from probgen.train.packing import pack, same, unpack
+from probgen.train.recorded import record_of
 from probgen.train.settings import fingerprint, reconcile, said, schedule_of
 from probgen.train.stages import Standing
 from probgen.train.transaction import random_state, set_random_state
@@ -151,6 +154,7 @@ def described_for(run: Run) -> Description:
 def write(run: Run, path: Path) -> None:
     """Writes the whole state from the first process; see :func:`probgen.train.checkpoint.write`."""
     history = run.history
+    gen: Any = run.gen
     tensors = {f"module/{name}": value for name, value in run.module.state_dict().items()}
     tensors |= {
         f"ema/{name}": mean for name, mean in zip(run.names(), run.average or (), strict=False)
@@ -180,6 +184,9 @@ def write(run: Run, path: Path) -> None:
         "leaves": run.leaves(),
         "torch": torch.__version__,
         "description": calls,
+        "frozen": disk.frozen_in(gen),
+        "training": records_as_data(gen),
+        "run": asdict(record_of(run)),
     }
     if run.fabric.is_global_zero:
         disk.write(path, tensors, metadata)
@@ -205,6 +212,7 @@ def restore(
         groups = [group["options"] for group in state.entries["optimizer"]["groups"]]
         then = state.entries["asked"] or {**run.asked, "data": None}
         settings = reconcile(run, then, groups, state.entries["scheduler"])
+        records = parsed_records(metadata.get("training", {}))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise disk.CheckpointError(
             f"expected the whole state of a run in {path}, got one with other entries ({error!r}); "
@@ -214,6 +222,8 @@ def restore(
     _warn(run, path, then, settings[2], anew)
     with run.signals.held():
         _apply(run, state, path, *settings[:2])
+        gen: Any = run.gen
+        set_records(gen, records)
         if anew:
             run.best = None
             run.waited = 0

@@ -148,6 +148,17 @@ def flag(**values: Any) -> None:
             wrong_type(f"{name} to be True or False", value, advice)
 
 
+def plain_number(value: Any) -> Any:
+    """A number of NumPy as one of Python, anything else as it is.
+
+    >>> import numpy
+    >>> plain_number(numpy.float32(0.5)), plain_number("x")
+    (0.5, 'x')
+    """
+    is_numpys = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+    return value.item() if is_numpys else value
+
+
 def one_of(choices: Sequence[Any], /, **values: Any) -> None:
     """Refuses what is none of a few choices; 1 is not ``True``.
 
@@ -156,8 +167,7 @@ def one_of(choices: Sequence[Any], /, **values: Any) -> None:
     ValueError: expected compile to be 'auto', True or False, got 'yes'; pass one of them
     """
     for name, value in values.items():
-        is_numpys = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
-        plain = value.item() if is_numpys else value
+        plain = plain_number(value)
         if not any(type(plain) is type(choice) and plain == choice for choice in choices):
             *most, last = map(repr, choices)
             wrong_value(f"{name} to be {', '.join(most)} or {last}", value, "pass one of them")
@@ -184,6 +194,8 @@ def is_whole(value: Any) -> bool:
     """Whether a value is a whole number, or a tensor without dims that holds one."""
     if isinstance(value, Tensor):
         return value.ndim == 0 and not (value.is_floating_point() or value.dtype == torch.bool)
+    if isinstance(value, torch.SymInt):  # a size in a graph that is exported
+        return True
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

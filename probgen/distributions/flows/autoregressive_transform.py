@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -33,8 +33,8 @@ class AutoregressiveTransform(Invertible):
     transforms : callable
         ``lead -> generator`` that yields the transform of each variable in turn, to act on
         ``(*lead,)``, and is sent the variable's value.
-    order : Tensor
-        The variable that comes t-th.
+    order : sequence of int
+        The variable that comes t-th; numbers of Python, so that a graph has no value to follow.
     density_kind : str
         The kind of the determinants.
 
@@ -48,7 +48,7 @@ class AutoregressiveTransform(Invertible):
         self,
         elements: Callable[[Tensor], Any],
         transforms: Transforms,
-        order: Tensor,
+        order: Sequence[int],
         density_kind: str = "exact",
     ):
         super().__init__()
@@ -73,12 +73,13 @@ class AutoregressiveTransform(Invertible):
         found: list[Tensor] = []
         columns = y.movedim(-1, 0).contiguous().unbind(0)
         transform = next(transforms)
-        for variable in self.order.tolist():
+        for variable in self.order:
             if found:
                 transform = transforms.send(found[-1])
             found.append(transform._inverse(columns[variable]))
         transforms.close()
-        return torch.stack(found, -1)[..., self.order.argsort()]
+        values = dict(zip(self.order, found, strict=True))
+        return torch.stack([values[variable] for variable in range(len(found))], -1)
 
 
 class CouplingTransform(Bijection):
