@@ -77,7 +77,7 @@ def test_axes_that_are_given_are_drawn_in_and_returned(name):
     figure, given = plt.subplots(*shape)
     before = dict(mpl.rcParams)
     found = called(name, **{where: given})
-    assert found is given or (found.reshape(-1) == given.reshape(-1)).all()
+    assert found is given or (np.ravel(found) == np.ravel(given)).all()
     assert plt.get_fignums() == [figure.number]
     assert dict(mpl.rcParams) == before
     assert all(each.has_data() or each.texts for each in np.atleast_1d(given).flat)
@@ -157,6 +157,7 @@ def test_images_have_bounds_colors_and_labels():
         ((6, 1, 2, 2), (2, 2), (2, 4)),
         ((3, 2, 4), (2, 2), (3, 2)),
         ((3, 2, 2, 2), (2, 2), (3, 2)),
+        ((3, 2, 1, 2, 2), (2, 2), (3, 2)),
         ((6, 3, 2, 2), None, (2, 4)),
         ((6, 12), (3, 2, 2), (2, 4)),
     ],
@@ -322,6 +323,30 @@ def test_forecasts_have_quantiles_median_and_what_was_observed():
     assert line(ax, "observed").get_ydata().tolist() == list(range(8))
 
 
+def test_a_forecast_stands_at_the_times_of_its_steps():
+    years = torch.arange(1990, 2003)
+    ax = plot.forecast(torch.randn(9, 5), torch.randn(8), time=years)
+    assert line(ax, "median").get_xdata().tolist() == years[8:].tolist()
+    assert line(ax, "observed").get_xdata().tolist() == years[:8].tolist()
+    assert [1997.5] * 2 in [list(each.get_xdata()) for each in ax.lines]
+
+
+def test_curves_have_quantiles_and_medians_of_each_function_and_the_points():
+    at = torch.tensor([0.0, 1.0, 4.0])
+    draws = torch.randn(101, 3, 2)
+    x, y = torch.rand(7), torch.rand(7)
+    ax = plot.curves(at, draws, x=x, y=y, levels=(0.6,), names=["low", "high"])
+    assert offsets(ax.collections[0]) == pytest.approx(torch.stack([x, y], 1).numpy())
+    for column, name in enumerate(("low", "high")):
+        medians = draws[:, :, column].sort(0).values[50]
+        assert line(ax, name).get_xydata() == pytest.approx(torch.stack([at, medians], 1).numpy())
+        vertices = ax.collections[1 + column].get_paths()[0].vertices
+        ends = np.quantile(draws[:, :, column], [0.2, 0.8], axis=0)
+        for place, (low, high) in zip(at.tolist(), ends.T, strict=True):
+            found = vertices[vertices[:, 0] == place, 1]
+            assert (found.min(), found.max()) == pytest.approx((low, high), abs=1e-5)
+
+
 # networks
 
 
@@ -353,11 +378,9 @@ def test_trees_fields_and_large_graphs():
 # planes
 
 
-def energy():
-    kernel = pg.samplers.Langevin(0.1)
-    return pg.EnergyBasedModel(
-        pg.nn.MLP(2, [4], 1), (2,), kernel=kernel, base=pg.standard_normal(2)
-    )
+def energy(num_steps=60):
+    chains = {"kernel": pg.samplers.Langevin(0.1), "num_steps": num_steps}
+    return pg.EnergyBasedModel(pg.nn.MLP(2, [4], 1), (2,), base=pg.standard_normal(2), **chains)
 
 
 KINDS = {
@@ -410,6 +433,8 @@ WAYS = {
         3,
     ),
     "continuous flow": (lambda: pg.ContinuousFlow(2, hidden=(4,)), {}, 40),
+    "chains": (lambda: energy(7), {}, 7),
+    "long chains": (lambda: energy(90), {}, 40),
 }
 
 
@@ -459,7 +484,118 @@ def test_pairs_are_real_below_and_synthetic_above():
     assert axes[2, 0].get_ylim() == axes[0, 2].get_xlim()
 
 
+# samples
+
+
+SAMPLES = {  # events, and how many axes show them
+    "images": ((1, 8, 8), {}, 1),
+    "color": ((3, 6, 7), {}, 1),
+    "flat images": ((16,), {"shape": (4, 4)}, 1),
+    "points": ((2,), {}, 1),
+    "columns": ((5,), {}, 5),
+    "many columns": ((30,), {}, 12),
+    "numbers": ((), {}, 1),
+    "series": ((20, 3), {"names": ["a", "b", "c"]}, 3),
+    "other events": ((2, 3, 2), {}, 12),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("counts", [(1, 30), (40, 17)])
+def test_samples_of_every_kind_stand_beside_real_rows(name, counts):
+    event, options, axes = SAMPLES[name]
+    found = plot.samples(*(torch.rand(count, *event) for count in counts), **options)
+    assert found.shape == (axes,)
+    words = [text.get_text() for text in found[0].get_yticklabels()]
+    for legend in (*found[0].figure.legends, found[0].get_legend()):
+        words += [] if legend is None else [text.get_text() for text in legend.get_texts()]
+    assert {"real", "synthetic"} <= set(words)
+
+
+def test_sampled_images_have_the_range_of_the_real_ones():
+    real, made = torch.rand(20, 1, 8, 8), 3 * torch.rand(17, 1, 8, 8)
+    (ax,) = plot.samples(real, made)
+    low, high = real[:16].min(), real[:16].max()
+    expected = torch.cat([real[:16], made[:16]]).reshape(4, 8, 8, 8)
+    wanted = plot.images(expected, shape=(8, 8), bounds=(low.item(), high.item()))
+    assert colors(ax) == pytest.approx(colors(wanted))
+
+
+def test_sampled_points_and_curves_are_those_given():
+    real, made = torch.rand(7, 2), torch.rand(9, 2)
+    (ax,) = plot.samples(real, made, names=["length", "width"])
+    first, second = ax.collections
+    assert offsets(first) == pytest.approx(real.numpy())
+    assert offsets(second) == pytest.approx(made.numpy())
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("length", "width")
+    real, made = torch.rand(7, 20, 2), torch.rand(3, 20, 2)
+    made[0, 12:] = torch.nan  # a shorter one
+    _, ax = plot.samples(real, made)
+    drawn = np.stack([each.get_ydata() for each in ax.lines])
+    expected = torch.cat([real[:6, :, 1], made[:, :, 1]])
+    assert drawn == pytest.approx(expected.numpy(), nan_ok=True)
+
+
+def test_sampled_tokens_are_texts_and_tables_have_their_columns():
+    vocabulary = pg.text.Vocabulary.of(["a red bar", "a blue dot"], end="<end>")
+    real = vocabulary.encode(["a red bar", "a blue dot"], length=4)
+    made = vocabulary.encode(["a red dot"], length=4)
+    (ax,) = plot.samples(real, made, decode=vocabulary.decode)
+    words = [text.get_text() for text in ax.texts]
+    assert words == ["real", "a red bar", "a blue dot", "synthetic", "a red dot"]
+    frame = pd.DataFrame({f"c{n}": [1.5, 2.5, 3.5] for n in range(14)} | {"c1": ["u", "v", "u"]})
+    found = plot.samples(frame, frame)
+    assert [ax.get_title() for ax in found] == list(frame.columns[:12])
+
+
+# scores
+
+
+def test_scores_are_histograms_with_their_kinds():
+    known, odd = torch.randn(80) - 3, torch.randn(50) - 4
+    sets = {"known": pg.Score(known, "exact"), "odd": pg.Score(odd, "bound")}
+    ax = plot.scores(sets, bins=7)
+    area = scipy.stats.mannwhitneyu(known, odd).statistic / (80 * 50)
+    assert ax.get_title(loc="left") == f"area under the curve {area:.3f}"
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == [f"known {sets['known']}", f"odd {sets['odd']}"]
+    edges = [ax.patches[0].get_x(), *(each.get_x() + each.get_width() for each in ax.patches[:7])]
+    for values, bars in ((known, ax.patches[:7]), (odd, ax.patches[7:])):
+        inside = values.double().clamp(*np.float64(edges)[[0, -1]])
+        expected = np.histogram(inside, edges)[0] / len(values)
+        assert [bar.get_height() for bar in bars] == pytest.approx(expected)
+
+
+def test_scores_of_energies_ties_bits_and_weights():
+    ties = torch.tensor([1.0, 2.0])
+    ax = plot.scores({"a": pg.Score(ties, "unnormalized"), "b": pg.Score(ties, "unnormalized")})
+    assert ax.get_title(loc="left") == "area under the curve 0.500"
+    assert ax.get_xlabel().startswith("minus the energy")
+    low, high = (pg.Score(torch.rand(9) + shift, "exact", unit="bits/dim") for shift in (0, 3))
+    ax = plot.scores({"low": low, "high": high})  # fewer bits are better
+    assert ax.get_title(loc="left") == "area under the curve 1.000"
+    weighted = pg.Score(torch.tensor([0.0, 9.0]), "exact", weights=torch.tensor([3.0, 1.0]))
+    heights = [patch.get_height() for patch in plot.scores(weighted, bins=2).patches]
+    assert heights == pytest.approx([0.75, 0.25])
+
+
 # trust
+
+
+def test_risk_is_the_mean_loss_above_each_threshold():
+    sure = torch.randint(12, (60,)) / 12  # with ties
+    losses = torch.randint(2, (60,)).float()
+    ax = plot.risk_coverage(sure, losses)
+    shares, risks = line(ax, "by confidence").get_data()
+    thresholds = sorted(set(sure.tolist()), reverse=True)
+    expected = [losses[sure >= least].mean().item() for least in thresholds]
+    assert risks == pytest.approx(np.array(expected))
+    assert shares == pytest.approx([(sure >= least).double().mean().item() for least in thresholds])
+    area = np.mean([losses[sure >= each].mean().item() for each in sure])
+    best = np.mean([losses[losses <= each].mean().item() for each in losses])
+    told = [float(number) for number in re.findall(r"\d\.\d+", ax.get_title(loc="left"))]
+    assert told == pytest.approx([area, best], abs=6e-4)
+    assert line(ax, "all rows").get_ydata()[0] == pytest.approx(losses.mean().item())
 
 
 def test_shares_of_khat():
@@ -522,7 +658,7 @@ WRONG = {
     "site": (lambda: plot.latent_map(tiny_vae(), X.round(), site="y"), "site='z'"),
     "no decoder": (
         lambda: plot.reconstructions(pg.GaussianMixture(2, 4), X, shape=(2, 2)),
-        r"images\(pg.sample\(gen, 20\)\)",
+        r"gen.responsibilities\(x\)",
     ),
     "ends": (lambda: plot.interpolation(flow(), X, X[:2]), "as many rows of both"),
     "dims": (lambda: plot.traversal(flow(), dims=(7,)), "expected dims below 4"),
@@ -545,6 +681,40 @@ WRONG = {
         lambda: plot.columns(X, X, axes=plt.subplots(1, 2)[1]),
         r"plt.subplots\(1, 4\)\[1\]",
     ),
+    "places": (lambda: plot.curves(range(3), X), "one value for each place"),
+    "falling places": (lambda: plot.curves([3.0, 2.0, 1.0, 0.0], X), "sort them"),
+    "x alone": (lambda: plot.curves(range(4), X, x=[1.0]), "give y, too"),
+    "y alone": (lambda: plot.curves(range(4), X, y=[1.0]), "give x, too"),
+    "points": (lambda: plot.curves(range(4), X, x=[1.0], y=[1.0, 2.0]), "one y for each x"),
+    "times": (lambda: plot.forecast(X, X[:, 0], time=range(4)), "time of 10 steps, got 4"),
+    "other events": (lambda: plot.samples(X, X[:, :3]), "flatten the draws"),
+    "no draws": (lambda: plot.samples(X, X[:0]), r"pg.sample\(gen, 100\)"),
+    "no real rows": (lambda: plot.samples(X[:0], X), "flatten the draws|got none"),
+    "no function": (lambda: plot.samples(X, X, decode="x"), "vocabulary.decode"),
+    "no scores": (lambda: plot.scores({"a": X[:, 0]}), "what pg.log_likelihood gives"),
+    "empty scores": (lambda: plot.scores({}), "held out"),
+    "endless scores": (
+        lambda: plot.scores(pg.Score(torch.tensor([-torch.inf]), "exact")),
+        "leave it out",
+    ),
+    "units": (
+        lambda: plot.scores(
+            {"a": pg.Score(X[0], "exact"), "b": pg.Score(X[0], "exact", unit="bits/dim")}
+        ),
+        "axes of its own",
+    ),
+    "energies": (
+        lambda: plot.scores({"a": pg.Score(X[0], "exact"), "b": pg.Score(X[0], "unnormalized")}),
+        "one normalization",
+    ),
+    "masses": (
+        lambda: plot.scores(
+            {"a": pg.Score(X[0], "exact"), "b": pg.Score(X[0], "exact", measure="mass")}
+        ),
+        "density and mass",
+    ),
+    "other rows": (lambda: plot.risk_coverage(X[:, 0], X[0]), "one loss for each row"),
+    "NaN losses": (lambda: plot.risk_coverage([1.0], [torch.nan]), "leave those rows out"),
     "no khat": (lambda: plot.khats([torch.nan]), "particles=1000"),
     "p-values": (lambda: plot.p_values([1.5]), "from 0 to 1, got 1.5"),
     "logits": (lambda: plot.reliability([3.0], [1]), r"logits.sigmoid\(\)"),

@@ -207,14 +207,13 @@ print(f"hierarchical - pooled: {gain.sum():.1f} ± {gain.std() * len(gain) ** 0.
 # %%
 draws = by_svi["hierarchical"].posterior["line"].values[0]
 grid = np.linspace(-2.2, 3.5, 50)
-figure, axes = plt.subplots(1, len(AGES), figsize=(13, 3), sharey=True)
+figure, axes = plt.subplots(1, len(AGES), figsize=(14, 3.2), sharey=True, layout="constrained")
 for index, (ax, age) in enumerate(zip(axes, AGES, strict=True)):
     lines = draws[:, index, :1] + draws[:, index, 1:] * grid
-    ax.scatter(bmi[group == index], y[group == index], s=6, alpha=0.5, color="tab:gray")
-    ax.plot(grid, lines.mean(0), color="tab:blue")
-    ax.fill_between(grid, *np.quantile(lines, [0.05, 0.95], axis=0), alpha=0.3, color="tab:blue")
-    ax.set(title=f"age {age}", xlabel="body mass index (sd)")
+    mine = group == index
+    pg.plot.curves(grid, lines, x=bmi[mine], y=y[mine], levels=(0.9,), ax=ax)
+    ax.set(title=f"age {age}", xlabel="body mass index (sd)", ylabel="")
 axes[0].set_ylabel("disease progression (sd)")
-figure.savefig(OUTPUT / "lines.png", dpi=120, bbox_inches="tight")
+figure.savefig(OUTPUT / "lines.png", dpi=120)
 by_svi["hierarchical"].to_netcdf(str(OUTPUT / "hierarchical.nc"))
 print(f"figures and the posterior are in {OUTPUT.resolve()}")

@@ -173,39 +173,29 @@ below = pg.impute(pixelcnn, lower, context, draws=3)
 above = pg.impute(pixelcnn, upper, context, draws=1, num_steps=3)
 print(f"lower half: {below.kind}; upper half: {above.kind}")
 
-
-def picture(panels, path):
-    """Saves rows of images as a grid."""
-    tiles = torch.cat(
-        [
-            nn.functional.pad(panel.reshape(-1, 1, 8, 8), (1, 1, 1, 1), value=3.0)
-            for panel in panels
-        ],
-        1,
-    )
-    grid = tiles.permute(1, 2, 0, 3).reshape(10 * len(panels), -1)
-    figure, axes = plt.subplots(figsize=(9, 9 * len(grid) / grid.shape[1]))
-    axes.imshow(grid, cmap="gray_r", vmin=0, vmax=16)
-    axes.axis("off")
-    figure.savefig(path, dpi=100, bbox_inches="tight", pad_inches=0)
-
-
+look = {"shape": (8, 8), "bounds": (0.0, 16.0), "cmap": "gray_r"}
 drawn = pg.sample(pixelcnn, 2, onehot[test][:20])
-picture([shown, terms * 3, *drawn], OUTPUT / "surprise_and_samples.png")
-hidden = [part.nan_to_num(2.0) for part in (lower, upper)]
-picture([shown, hidden[0], *below.draws, hidden[1], *above.draws], OUTPUT / "completions.png")
+rows = {"held out": shown, "surprise, x 3 nats": terms.reshape(shown.shape) * 3}
+rows |= {"drawn": drawn[0], "drawn again": drawn[1]}
+ax = pg.plot.images(torch.stack(list(rows.values())), row_labels=list(rows), **look)
+ax.figure.savefig(OUTPUT / "surprise_and_samples.png", dpi=150)
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-axes[0].plot(torch.arange(1, len(order) + 1) / len(order), accuracy)
-axes[0].set(
-    title="Bayes' rule with a reject option", xlabel="share of images answered", ylabel="accuracy"
+rows = {"held out": shown, "upper half": lower}
+rows |= {f"completed, {n + 1}": draw for n, draw in enumerate(below.draws)}
+rows |= {"lower half": upper, "completed": above.draws[0]}
+ax = pg.plot.images(torch.stack(list(rows.values())), row_labels=list(rows), **look)
+ax.figure.savefig(OUTPUT / "completions.png", dpi=150)
+
+figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+pg.plot.risk_coverage(confidence, 1 - right, ax=axes[0])
+pg.plot.scores(
+    {
+        name: pg.Score(x, "exact", measure="mass")
+        for name, x in (("upright", seen), ("turned", odd))
+    },
+    ax=axes[1],
 )
-axes[1].hist(
-    [seen.tolist(), odd.clamp_min(-400).tolist()],
-    bins=40,
-    label=["held-out digits", "turned on their side"],
-)
-axes[1].set(title="what does not belong", xlabel="log p(x), nats")
-axes[1].legend()
-figure.savefig(OUTPUT / "uses.png", dpi=120, bbox_inches="tight")
+for ax, title in zip(axes, ("Bayes' rule, rejecting", "what does not belong"), strict=True):
+    ax.set_title(f"{title}: {ax.get_title(loc='left')}", loc="left")
+figure.savefig(OUTPUT / "uses.png", dpi=120)
 print(f"figures are in {OUTPUT.resolve()}")

@@ -58,23 +58,15 @@ with torch.no_grad():
     stages = [flow.standardize(moons)]
     for layer in flow.family.layers:
         stages.append(layer()(stages[-1]))
-    axis = [torch.linspace(low, high, 160) for low, high in ((-1.6, 2.6), (-1.1, 1.6))]
-    grid = torch.stack(torch.meshgrid(*axis, indexing="xy"), -1)
-    density = flow().log_prob(grid).exp()
-    samples = pg.sample(flow, 2000)
-figure, axes = plt.subplots(1, 6, figsize=(15, 2.7))
-color = torch.atan2(stages[0][:, 1], stages[0][:, 0])
+angle = torch.atan2(stages[0][:, 1], stages[0][:, 0])
+figure, axes = plt.subplots(1, 6, figsize=(17, 2.9), layout="constrained")
 titles = ["data", "after one layer", "after two", "after three: normal"]
 for panel, stage, title in zip(axes, stages, titles, strict=False):
-    panel.scatter(*stage.T, c=color, cmap="hsv", s=1.5, linewidths=0)
+    panel.scatter(*stage.T, c=angle, cmap="twilight", s=1.5, linewidths=0)
     panel.set(title=title, xlim=(-3.2, 3.2), ylim=(-3.2, 3.2))
-axes[4].imshow(density, origin="lower", extent=(-1.6, 2.6, -1.1, 1.6), cmap="magma", aspect="auto")
-axes[4].set(title="learned density")
-axes[5].scatter(*samples.T, s=1.5, c="k", linewidths=0)
-axes[5].set(title="samples", xlim=(-1.6, 2.6), ylim=(-1.1, 1.6))
-for panel in axes:
-    panel.set(xticks=[], yticks=[])
-figure.tight_layout()
+bounds = ((-1.6, 2.6), (-1.1, 1.6))
+pg.plot.density(flow, bounds=bounds, ax=axes[4]).set_title("learned")
+pg.plot.samples(test, pg.sample(flow, 1000), axes=axes[5])[0].set_title("held out, drawn")
 figure.savefig(OUTPUT / "flows.png", dpi=80)
 
 # %% [markdown]
@@ -177,23 +169,15 @@ try:
 except TypeError as error:
     print("the flow against the VAE:", error)
 
-
-def tiles(rows, columns=12):
-    """Images as one grid."""
-    padded = nn.functional.pad(rows.reshape(-1, columns, 8, 8), (1, 1, 1, 1), value=4)
-    return padded.permute(0, 2, 1, 3).reshape(-1, 10 * columns)
-
-
-figure, axes = plt.subplots(1, 3, figsize=(12, 1.9))
 best = vaes["VAE, flow prior and posterior"]
 drawn = {
     "data": test[:48],
     "autoregressive flow": pg.sample(flow, 48),
     "VAE with flows": pg.sample(best, 48),
 }
+figure, axes = plt.subplots(1, 3, figsize=(14, 2.2), layout="constrained")
 for panel, (name, rows) in zip(axes, drawn.items(), strict=True):
-    panel.imshow(tiles(rows.clamp(0, 16)), cmap="gray_r", vmin=0, vmax=16)
-    panel.set(title=name, xticks=[], yticks=[])
-figure.tight_layout()
+    pg.plot.images(rows, shape=(8, 8), columns=12, bounds=(0.0, 16.0), cmap="gray_r", ax=panel)
+    panel.set_title(name)
 figure.savefig(OUTPUT / "digits.png", dpi=80)
 print(f"figures are in {OUTPUT.resolve()}")

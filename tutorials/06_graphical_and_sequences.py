@@ -261,13 +261,9 @@ for child, parent in enumerate(tree.parents.tolist()):
         (i, j), (k, m) = divmod(child, 8), divmod(parent, 8)
         axes[1].plot([j, m], [i, k], color=COLOURS[2], lw=1.6)
 axes[1].set(title="The best tree of pixels", xticks=[], yticks=[])
-axes[2].bar(years, counts, color="0.85", width=1.0, label="earthquakes")
-axes[2].fill_between(
-    years, *np.quantile(level, [0.05, 0.95], axis=0), color=COLOURS[2], alpha=0.35, lw=0
-)
-axes[2].plot(years, level.mean(0), color=COLOURS[2], lw=1.5, label="rate, 90 % of the posterior")
-axes[2].set(title="Earthquakes a year, and their hidden rate", xlabel="year", xlim=(1899.5, 2006.5))
-axes[2].legend(loc="upper right", fontsize=7)
+pg.plot.forecast(level, counts, levels=(0.9,), start=0, time=years, ax=axes[2])
+axes[2].set(xlabel="year", ylabel="earthquakes", xlim=(1899.5, 2006.5))
+axes[2].set_title("Earthquakes a year, and their hidden rate", loc="left", y=1.1)
 for index, (name, color) in enumerate(zip(REGIMES, COLOURS, strict=True)):
     stays = inference.posterior["transitions"].values[..., index, index].ravel()
     grid, density, *_ = az.kde(stays, bound_correction=True)

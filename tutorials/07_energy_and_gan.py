@@ -15,7 +15,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pyro.distributions as dist
 import torch
-from matplotlib.colors import PowerNorm
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -41,10 +40,11 @@ def falling(steps):
     )
 
 
-def tiles(rows, columns, border):
-    """Images as one grid."""
-    padded = nn.functional.pad(rows.detach().reshape(-1, columns, 8, 8), (1, 1, 1, 1), value=border)
-    return padded.permute(0, 2, 1, 3).reshape(-1, 10 * columns)
+def show(panel, rows, columns=None, title="", **look):
+    """Images as one grid, between 0 and 1 where nothing else is said."""
+    look = {"bounds": (0.0, 1.0), "cmap": "gray_r", **look}
+    pg.plot.images(rows, shape=(8, 8), columns=columns, ax=panel, **look)
+    panel.set_title(title, fontsize=10)
 
 
 def bare(panel, title=None):
@@ -167,27 +167,23 @@ print(
 # %%
 def gibbs(panel):
     """Film strips of Gibbs chains."""
-    panel.imshow(tiles(torch.stack(film, 1), len(film), 0.4), cmap="gray_r")
-    panel.set(yticks=[], xticks=[10 * i + 4.5 for i in range(len(film))])
-    panel.set_xticklabels(moments, fontsize=7)
+    words = [str(moment) if moment < 1000 else "1k" for moment in moments]
+    show(panel, torch.stack(film, 1), title="Gibbs chains: steps from noise", column_labels=words)
 
 
 figure, axes = plt.subplots(
-    1, 4, figsize=(15, 3.1), width_ratios=[1.2, 1.45, 0.85, 1.1], layout="constrained"
+    1, 4, figsize=(15, 3.1), width_ratios=[1.2, 1.45, 1.0, 1.1], layout="constrained"
 )
 order = wide.weight.norm(dim=0).argsort(descending=True)
-axes[0].imshow(tiles(wide.weight.T[order[:80]], 10, 0), cmap="RdBu_r", vmin=-1.5, vmax=1.5)
-bare(axes[0], "what 80 hidden units look for")
+look = {"cmap": "RdBu_r", "bounds": (-1.5, 1.5)}
+show(axes[0], wide.weight.T[order[:80]], 10, "what 80 hidden units look for", **look)
 gibbs(axes[1])
-axes[1].set_title("Gibbs chains from noise: steps", fontsize=10)
 drawn = completions["wide"]
-shown = [halves.nan_to_num(0.15), *drawn.draws[:4], drawn.mean(), truth]
-axes[2].imshow(tiles(torch.stack(shown, 1), len(shown), 0.4), cmap="gray_r")
-axes[2].set(yticks=[], xticks=[4.5, 29.5, 52, 66])
-axes[2].set_xticklabels(["known", "completed", "mean", "truth"], fontsize=7)
-axes[2].set_title("lower halves, clamped chains", fontsize=10)
+shown = torch.stack([halves, *drawn.draws[:4], drawn.mean(), truth], 1)
+words = ["given", *"1234", "mean", "true"]
+show(axes[2], shown, title="lower halves, clamped chains", column_labels=words)
 known = {"small": small().log_z().item(), "wide": brackets["wide"][-1].value}
-for name, color in {"small": "tab:blue", "wide": "tab:red"}.items():
+for name, color in {"small": "#0072b2", "wide": "#d55e00"}.items():
     there, back = (
         [getattr(b, way).mean() - known[name] for b in brackets[name]]
         for way in ("forwards", "backwards")
@@ -231,14 +227,17 @@ pg.em(mixture, points, seed=0)
 print(f"{'mixture of 12 Gaussians':24s} {pg.log_likelihood(mixture, held_out)}")
 contrast = pg.objectives.NoiseContrastive(noise, ratio=4)
 energies = {}
-surfaces = {}
 for name, objective in {
     "noise contrast": contrast,
     "denoising": pg.objectives.DenoisingScoreMatching(0.1),
 }.items():
     torch.manual_seed(0)
     gen = pg.EnergyBasedModel(
-        pg.nn.MLP(2, [64, 64, 64], 1), (2,), kernel=pg.samplers.Langevin(0.01), base=noise
+        pg.nn.MLP(2, [64, 64, 64], 1),
+        (2,),
+        kernel=pg.samplers.Langevin(0.01),
+        num_steps=90,
+        base=noise,
     )
     plan = {
         "steps": 1000,
@@ -254,46 +253,26 @@ for name, objective in {
     exact = (surface.flatten().logsumexp(0) + cell).item()
     print(f"{name}: log Z = {exact:.2f} by the grid; {bracket}")
     print(f"{name:24s} {pg.log_likelihood(pg.Normalized(gen, exact), held_out, particles=1)}")
-    energies[name], surfaces[name] = gen, surface - exact
+    energies[name] = gen
 print(
     f"noise contrast: log Z = {contrast.log_normalizer.item():.2f} as learned along with the "
     "network"
 )
 
 # %%
-torch.manual_seed(1)
-start = 1.3 * pg.sample(noise, 400)
-paths = [start[start.norm(dim=1) > 1][:28]]
-for _ in range(90):
-    paths.append(energies["noise contrast"]().chain(paths[-1], 1))
-paths = torch.stack(paths, 1)
+bounds = ((-3.6, 3.6), (-3.6, 3.6))
 
 
-def landscape(panel):
-    """The energy, with chains that roll down it."""
-    energy = -surfaces["noise contrast"]
-    levels = torch.linspace(0, 5, 26).square() + energy.min()
-    panel.contourf(
-        axis, axis, energy, levels=levels, cmap="bone_r", norm=PowerNorm(0.5), extend="max"
-    )
-    for path in paths:
-        panel.plot(*path.T, color="tab:red", linewidth=0.7, alpha=0.6)
-    panel.scatter(*paths[:, 0].T, s=12, facecolor="w", edgecolor="tab:red", linewidth=0.8, zorder=3)
-    panel.scatter(*paths[:, -1].T, s=14, color="tab:red", edgecolor="w", linewidth=0.5, zorder=3)
-    panel.set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), aspect="equal")
+def chains(panel):
+    """Chains that roll down the energy, over the data."""
+    pg.plot.paths(energies["noise contrast"], 28, x=points[:1500], seed=1, ax=panel)
 
 
-figure, axes = plt.subplots(1, 4, figsize=(15, 4.0))
-axes[0].scatter(*points.T, s=1, c="k", linewidths=0)
-axes[0].set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), aspect="equal")
-landscape(axes[1])
-bare(axes[0], "data")
-bare(axes[1], "energy, and 90 steps of Langevin chains")
-for panel, (name, surface) in zip(axes[2:], surfaces.items(), strict=True):
-    panel.imshow(surface.exp(), origin="lower", extent=(-4, 4, -4, 4), cmap="magma", vmax=0.4)
-    panel.set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6))
-    bare(panel, f"density, learned by {name}")
-figure.tight_layout()
+figure, axes = plt.subplots(1, 3, figsize=(16, 4.4), layout="constrained")
+chains(axes[0])
+for panel, (name, gen) in zip(axes[1:], energies.items(), strict=True):
+    pg.plot.density(gen, bounds=bounds, log=True, ax=panel)
+    panel.set_title(f"learned by {name}")
 figure.savefig(OUTPUT / "energy.png", dpi=80)
 
 # %% [markdown]
@@ -430,7 +409,7 @@ with torch.no_grad():
         (share.cos() * corners + share.sin() * corners.roll(1, 0)).transpose(0, 1)
     )
 figure, axes = plt.subplots(
-    1, 5, figsize=(15, 2.9), width_ratios=[1, 1, 1, 1, 1.3], layout="constrained"
+    1, 5, figsize=(16, 3.1), width_ratios=[1, 1, 1, 1, 1.3], layout="constrained"
 )
 pictures = {
     "real, unseen": unseen,
@@ -440,8 +419,7 @@ pictures = {
 for panel, (name, rows) in zip(
     axes, {**pictures, "DCGAN, between two draws": walks.flatten(0, 1)}.items(), strict=False
 ):
-    panel.imshow(tiles(rows[:100], 10, -0.6), cmap="gray_r", vmin=-1, vmax=1)
-    bare(panel, name)
+    show(panel, rows[:100].reshape(-1, 8, 8), 10, name, bounds=(-1.0, 1.0))
 shown = [
     "Fréchet distance",
     "sliced Wasserstein",
@@ -598,8 +576,8 @@ except ValueError as error:
 def coded(panel, name):
     """Codes, colored by digit, over the density of the prior."""
     panel.contourf(axis, axis, prior().log_prob(grid).exp(), levels=8, cmap="Greys", vmax=0.25)
-    panel.scatter(*codes[name].T, c=digits[: len(train)], cmap="tab10", s=4, linewidths=0)
-    panel.set(xlim=(-3.4, 3.4), ylim=(-3.4, 3.4), aspect="equal")
+    pg.plot.embedding(codes[name], digits[: len(train)], ax=panel).get_legend().remove()
+    panel.set(xlim=(-3.4, 3.4), ylim=(-3.4, 3.4), xlabel="", ylabel="", aspect="equal")
 
 
 @torch.no_grad()
@@ -622,10 +600,11 @@ figure, axes = plt.subplots(1, 5, figsize=(15, 3.3))
 coded(axes[0], "ELBO")
 coded(axes[1], "adversarial")
 around(axes[2])
-axes[3].imshow(tiles(belief.decoder.net.last.weight.T, 4, 0), cmap="RdBu_r", vmin=-5, vmax=5)
+look = {"cmap": "RdBu_r", "bounds": (-5.0, 5.0)}
+show(axes[3], belief.decoder.net.last.weight.T, 4, **look)
 with torch.no_grad():
     pictures = deep.decode(pg.sample(machine, 100)).mean
-axes[4].imshow(tiles(pictures, 10, 0.4), cmap="gray_r")
+show(axes[4], pictures, 10)
 titles = ["codes by the ELBO", "codes matched by an adversary", "... and what they decode to"]
 for panel, title in zip(
     axes, [*titles, "what each of 12 bits draws", "draws of the belief network"], strict=True
@@ -638,17 +617,16 @@ figure.savefig(OUTPUT / "latents.png", dpi=80)
 # ## All on one page
 
 # %%
-figure, axes = plt.subplots(1, 5, figsize=(15, 3.1), width_ratios=[1, 1.5, 1, 1, 1])
-landscape(axes[0])
+figure, axes = plt.subplots(
+    1, 5, figsize=(17, 3.4), width_ratios=[1.3, 1.5, 1, 1, 1], layout="constrained"
+)
+chains(axes[0])
 gibbs(axes[1])
 played(axes[2], *films["relativistic, R1, R2"][-1])
 coded(axes[3], "adversarial")
 around(axes[4])
-bare(axes[0], "an energy, and Langevin chains")
-axes[1].set_title("a Boltzmann machine: steps from noise", fontsize=10)
 bare(axes[2], "a critic, and fakes on all modes")
 bare(axes[3], "codes that match a ring")
 bare(axes[4], "the digits along it")
-figure.tight_layout()
 figure.savefig(OUTPUT / "energy_and_gan.png", dpi=80)
 print(f"figures are in {OUTPUT.resolve()}")

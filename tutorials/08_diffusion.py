@@ -15,7 +15,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pyro.distributions as dist
 import torch
-from matplotlib.collections import LineCollection
 from sklearn.datasets import load_digits, make_moons
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -102,22 +101,13 @@ def reverse_path(gen, z, steps, context=None):
     return torch.stack(states), torch.stack(estimates)
 
 
-@torch.no_grad()
-def straight_path(gen, z, steps):
-    """The same for a flow: follow the velocity."""
-    states = [z]
-    for t, s in pairwise(torch.linspace(1, 0, steps + 1)):
-        states.append(states[-1] + (s - t) * gen.net(states[-1], t))
-    return torch.stack(states)
-
-
 def angle(points):
     return torch.atan2(points[:, 1], points[:, 0])
 
 
 noise = torch.randn(3000, 2)
 backward, _ = reverse_path(diffusion, noise, 50)
-figure, axes = plt.subplots(2, 6, figsize=(15, 5.2), facecolor="black")
+figure, axes = plt.subplots(2, 6, figsize=(15, 5.2), layout="constrained")
 for column, t in enumerate((0.0, 0.2, 0.4, 0.6, 0.8, 1.0)):
     signal, scale = diffusion.schedule(torch.tensor(t))
     forward = signal * moons[:3000] + scale * noise
@@ -126,38 +116,27 @@ for column, t in enumerate((0.0, 0.2, 0.4, 0.6, 0.8, 1.0)):
         (axes[0, column], forward, moons[:3000]),
         (axes[1, column], states, backward[-1]),
     ):
-        panel.scatter(*points.T, c=angle(ends), cmap="hsv", s=2, linewidths=0, alpha=0.8)
-        panel.set(xlim=(-3, 3), ylim=(-3, 3), facecolor="black", xticks=[], yticks=[])
-    axes[0, column].set_title(f"time {t:.1f}", color="white")
-axes[0, 0].set_ylabel("noise added  →", color="white")
-axes[1, 0].set_ylabel("←  taken away", color="white")
-figure.tight_layout(pad=0.4)
+        panel.scatter(*points.T, c=angle(ends), cmap="twilight", s=2, linewidths=0, alpha=0.8)
+        panel.set(xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[])
+    axes[0, column].set_title(f"time {t:.1f}")
+axes[0, 0].set_ylabel("noise added  →")
+axes[1, 0].set_ylabel("←  taken away")
 save(figure, "moons.png", dpi=70)
 
 # %% [markdown]
-# The paths themselves, from noise (dark) to data (bright). Those of the diffusion bend: few large
+# The paths themselves, from noise (time 1) to data (time 0). Those of the diffusion bend: few large
 # steps would miss the turns. Those of flow matching are nearly straight.
 
 
 # %%
-def draw_paths(panel, states, title):
-    """Paths as lines whose color is the time."""
-    for i in range(len(states) - 1):
-        segments = torch.stack((states[i], states[i + 1]), 1)
-        color = plt.cm.magma(0.25 + 0.7 * i / len(states))
-        panel.add_collection(
-            LineCollection(segments.numpy(), colors=[color], linewidths=0.5, alpha=0.8)
-        )
-    panel.scatter(*states[-1].T, s=1.5, c="white", linewidths=0, zorder=3)
-    panel.set(xlim=(-3, 3), ylim=(-3, 3), facecolor="black", xticks=[], yticks=[])
-    panel.set_title(title, color="white")
+def draw_paths(panel, gen, title, **options):
+    pg.plot.paths(gen, 250, seed=0, ax=panel, **options).set_title(title, loc="left", y=1.08)
 
 
-onward = straight_path(matching, noise[:900], 50)
-figure, axes = plt.subplots(1, 2, figsize=(11, 5.6), facecolor="black")
-draw_paths(axes[0], backward[:, :900], "diffusion")
-draw_paths(axes[1], onward, "flow matching, optimal pairs")
-figure.tight_layout(pad=0.4)
+fine = pg.diffusion.DDIM(50)
+figure, axes = plt.subplots(1, 2, figsize=(12, 5.2), layout="constrained")
+draw_paths(axes[0], diffusion, "diffusion", sampler=fine)
+draw_paths(axes[1], matching, "flow matching, optimal pairs")
 save(figure, "paths.png", dpi=80)
 
 # %% [markdown]
@@ -226,45 +205,34 @@ train(digit, (train_x, train_c), pg.objectives.Denoising(), steps=500, lr=3e-3, 
 
 
 # %%
-def tiles(rows, columns):
-    """Images as one grid, with a margin between them."""
-    padded = nn.functional.pad(rows.reshape(-1, columns, 8, 8), (0, 1, 0, 1), value=-1)
-    return padded.permute(0, 2, 1, 3).reshape(-1, 9 * columns)[:-1, :-1]
+def show(panel, rows, columns=None, title="", label="", **labels):
+    """Images of levels 0 to 16 as one grid."""
+    look = {"bounds": (0.0, 16.0), "cmap": "gray_r", **labels}
+    pg.plot.images(rows, shape=(8, 8), columns=columns, ax=panel, **look)
+    panel.set_title(title, fontsize=11)
+    panel.set_ylabel(label)
 
 
-def show(panel, rows, columns, title="", label=""):
-    panel.imshow(tiles(rows, columns), cmap=CMAP, vmin=0, vmax=16, interpolation="nearest")
-    panel.set(xticks=[], yticks=[], frame_on=False)
-    panel.set_title(title, color="white", fontsize=11)
-    panel.set_ylabel(label, color="white", rotation=0, ha="right", va="center", fontsize=11)
-
-
-CMAP = plt.cm.inferno.copy()
-CMAP.set_under("black")
-CMAP.set_bad("#303048")
 ten = torch.eye(10)
 noise = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(4))
 states, estimates = reverse_path(digit.eval(), noise, 60, ten)
 times = torch.tensor([0, 12, 20, 26, 31, 36, 41, 46, 52, 59])
-figure, axes = plt.subplots(1, 2, figsize=(12, 6.2), facecolor="black")
+moments = [f"{1 - step / 60:.2f}" for step in (times + 1).tolist()]
+seen, expected = (
+    8 + 8 * rows[..., 0, :, :].transpose(0, 1) for rows in (states[times + 1], estimates[times])
+)
+figure, axes = plt.subplots(1, 2, figsize=(13, 6.6), layout="constrained")
 for panel, rows, title in (
-    (axes[0], states[times + 1], "what the network sees, from noise to digits"),
-    (axes[1], estimates[times], "what it expects the digits to be"),
+    (axes[0], seen, "what the network sees, from noise to digits"),
+    (axes[1], expected, "what it expects the digits to be"),
 ):
-    show(panel, 8 + 8 * rows.clamp(-1, 1).transpose(0, 1), 10, title)
-figure.tight_layout(pad=0.5, w_pad=2.5)
+    show(panel, rows, title=title, column_labels=moments, label="time above")
 save(figure, "denoising.png")
 
-figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.6), facecolor="black", width_ratios=(1, 1, 1.05))
-draw_paths(axes[0], backward[:, :600], "diffusion: from noise to data, as it learned")
-draw_paths(axes[1], onward[:, :600], "flow matching: nearly straight")
-show(
-    axes[2],
-    8 + 8 * states[times + 1].clamp(-1, 1).transpose(0, 1),
-    10,
-    "noise becomes digits of given classes",
-)
-figure.tight_layout(pad=0.4, w_pad=1.5)
+figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+draw_paths(axes[0], diffusion, "diffusion: it bends", sampler=fine)
+draw_paths(axes[1], matching, "flow matching: nearly straight")
+show(axes[2], seen, title="noise becomes digits of given classes", column_labels=moments)
 save(figure, "diffusion.png", dpi=64)
 
 # %% [markdown]
@@ -311,7 +279,7 @@ samplers = {
     "DPM-Solver++": lambda calls, c: from_diffusion(pg.diffusion.DPMSolver(calls), c),
     "flow matching": lambda calls, c: from_flow(pg.flows.Midpoint(calls // 2), c),
 }
-figure, axes = plt.subplots(len(samplers), len(budgets), figsize=(11, 5.6), facecolor="black")
+figure, axes = plt.subplots(len(samplers), len(budgets), figsize=(12, 7), layout="constrained")
 for row, (name, draw) in zip(axes, samplers.items(), strict=True):
     for panel, calls in zip(row, budgets, strict=True):
         torch.manual_seed(1)
@@ -326,10 +294,7 @@ for row, (name, draw) in zip(axes, samplers.items(), strict=True):
             name if calls == budgets[0] else "",
         )
         print(f"{name:14s} {calls:3d} calls   {result}")
-figure.suptitle(
-    f"Fréchet distance to held-out digits; real digits get {result.baseline:.0f}", color="white"
-)
-figure.tight_layout(pad=0.4, w_pad=1.5)
+figure.suptitle(f"Fréchet distance to held-out digits; real digits get {result.baseline:.0f}")
 save(figure, "samplers.png")
 
 # %% [markdown]
@@ -342,7 +307,7 @@ save(figure, "samplers.png")
 
 # %%
 strengths = (1.0, 2.0, 4.0)
-figure, axes = plt.subplots(1, len(strengths), figsize=(13, 2.6), facecolor="black")
+figure, axes = plt.subplots(1, len(strengths), figsize=(13, 2.8), layout="constrained")
 for panel, strength in zip(axes, strengths, strict=True):
     torch.manual_seed(2)
     wanted = classes[:200]
@@ -353,14 +318,13 @@ for panel, strength in zip(axes, strengths, strict=True):
     )
     print(f"guidance {strength:.0f}: recognized {accuracy:.1%}   {coverage}")
     first = torch.cat([drawn[(wanted == k).nonzero()[:5, 0]] for k in range(10)])
-    shown = first.reshape(10, 5, 1, 8, 8).transpose(0, 1)
+    shown = first.reshape(10, 5, 8, 8).transpose(0, 1)
     show(
         panel,
         shown,
-        10,
+        None,
         f"guidance {strength:.0f}\nrecognized {accuracy:.0%}, coverage {coverage.value:.2f}",
     )
-figure.tight_layout(pad=0.5, w_pad=1.5)
 save(figure, "guidance.png")
 
 # %% [markdown]
@@ -377,11 +341,9 @@ holes = test_x[chosen].clone()
 holes[:, :, 4:] = torch.nan
 done = pg.impute(digit, holes, draws=3, num_steps=200)
 print("completions are", done.kind)
-figure, panel = plt.subplots(figsize=(8, 4.1), facecolor="black")
-show(panel, torch.cat([test_x[chosen], holes, *done.draws]), 10)
-places = 9 * torch.arange(5) + 3.5
-panel.set_yticks(places.tolist(), ["held out", "given", "drawn", "drawn", "drawn"], color="white")
-figure.tight_layout(pad=0.3)
+figure, panel = plt.subplots(figsize=(8, 4.1), layout="constrained")
+words = ["held out", "given", "drawn", "drawn", "drawn"]
+show(panel, torch.stack([test_x[chosen], holes, *done.draws])[:, :, 0], row_labels=words)
 save(figure, "halves.png")
 
 # %% [markdown]
@@ -488,25 +450,21 @@ def recognized(points):
     return seen.indices, (seen.values > 0.9).double().mean()
 
 
-axes_of_codes = torch.pca_lowrank(codes, 2)[2]
 clouds = {
     "codes of digits": codes[:1200],
     "normal prior": vae.prior().sample((1200,)),
     "diffusion": prior().sample((1200,)),
 }
-figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), facecolor="black")
+figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
 for panel, (name, points) in zip(axes, clouds.items(), strict=True):
     seen, clear = recognized(points)
     print(f"{name:16s} clear digits: {clear:.0%}")
-    flat = (points - codes.mean(0)) @ axes_of_codes
-    panel.scatter(*flat.T, c=seen, cmap="tab10", s=7, linewidths=0)
-    panel.set(xlim=(-4, 4), ylim=(-4, 4), xticks=[], yticks=[], facecolor="black")
-    panel.set_title(f"{name}: {clear:.0%} clear digits", color="white")
-figure.tight_layout(pad=0.4)
+    title = f"{name}: {clear:.0%} clear digits"
+    pg.plot.embedding(points, seen, basis=codes, title=title, ax=panel)
+    panel.set(xlim=(-4, 4), ylim=(-4, 4))
 save(figure, "codes.png", dpi=70)
-figure, axes = plt.subplots(1, 3, figsize=(13, 2.4), facecolor="black")
+figure, axes = plt.subplots(1, 3, figsize=(13, 2.6), layout="constrained")
 for panel, (name, rows) in zip(axes, {"held out": test_x, **drawn}.items(), strict=True):
-    show(panel, rows[:60], 15, name)
-figure.tight_layout(pad=0.4, w_pad=1.5)
+    show(panel, rows[:60].reshape(-1, 8, 8), 15, name)
 save(figure, "latent.png")
 print(f"figures are in {OUTPUT.resolve()}")

@@ -51,11 +51,10 @@ def score(name, gen):
     return found
 
 
-def tiles(axis, rows, title, columns):
-    images = rows.detach().reshape(-1, columns, 8, 8).transpose(1, 2).reshape(-1, columns * 8)
-    axis.imshow(1 - images, cmap="gray", vmin=0, vmax=1)
-    axis.set_title(title, fontsize=9)
-    axis.axis("off")
+def drawn_in(axis, rows, title, columns):
+    """Images as a grid."""
+    look = {"shape": (8, 8), "bounds": (0.0, 1.0), "cmap": "gray_r"}
+    pg.plot.images(rows, columns=columns, ax=axis, **look).set_title(title, fontsize=9)
 
 
 def save(figure, name):
@@ -95,7 +94,7 @@ vamp_score = score("VAE, VampPrior", vamp)
 # %%
 order = prior.logits.argsort(descending=True)
 figure, axis = plt.subplots(figsize=(6, 2))
-tiles(axis, prior.pseudo_inputs[order][:30], "pseudo-inputs", 15)
+drawn_in(axis, prior.pseudo_inputs[order][:30], "pseudo-inputs", 15)
 save(figure, "pseudo_inputs.png")
 
 # %% [markdown]
@@ -125,7 +124,7 @@ def lower_levels(columns, rows):
 
 figure, axis = plt.subplots(figsize=(6, 3))
 drawn = lower_levels(12, 5)
-tiles(axis, drawn.flatten(0, 1), "one draw of the upper level in each column", 12)
+drawn_in(axis, drawn.flatten(0, 1), "one draw of the upper level in each column", 12)
 save(figure, "levels.png")
 
 # %% [markdown]
@@ -178,7 +177,7 @@ for axis, prior, by in zip(
 ):
     with torch.no_grad():
         codes = tokenizer.quantizer.embed(pg.sample(prior, 40, seed=1).long()).movedim(-1, -3)
-        tiles(axis, tokenizer.decoder(codes).mean, f"tokens drawn {by}", 10)
+        drawn_in(axis, tokenizer.decoder(codes).mean, f"tokens drawn {by}", 10)
 save(figure, "tokens.png")
 
 # %% [markdown]
@@ -223,7 +222,7 @@ with torch.no_grad():
     each = torch.eye(10).expand(5, 10, 10)
     pictures = semi.decode(styles, each).mean
 figure, axis = plt.subplots(figsize=(5, 2.5))
-tiles(axis, pictures.flatten(0, 1), "a style in each row, a label in each column", 10)
+drawn_in(axis, pictures.flatten(0, 1), "a style in each row, a label in each column", 10)
 save(figure, "styles.png")
 
 best = max(normal_score.mean, vamp_score.mean, hierarchy_score.mean)

@@ -17,7 +17,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from torch import nn
-from torch.nn.functional import affine_grid, grid_sample, pad
+from torch.nn.functional import affine_grid, grid_sample
 
 import probgen as pg
 from probgen.evaluate import precision_recall
@@ -274,14 +274,9 @@ error, before = ((rows - wanted).abs().mean() for rows in (changed, x[unseen]))
 print(f"error to the true partner {error:.3f}, of digits left as they are {before:.3f}")
 
 
-def colored(axis, images, title):
+def colored(axis, images, title, **labels):
     """Images ``(rows, columns, 3, 8, 8)`` as one."""
-    rows, columns = images.shape[:2]
-    padded = pad(images, (1, 1, 1, 1), value=1.0)
-    page = padded.permute(0, 3, 1, 4, 2).reshape(10 * rows, 10 * columns, 3)
-    axis.imshow(((page + 1) / 2).clamp(0, 1))
-    axis.set_title(title, fontsize=9)
-    axis.axis("off")
+    pg.plot.images(images, bounds=(-1.0, 1.0), ax=axis, **labels).set_title(title, fontsize=9)
 
 
 every = torch.cartesian_prod(torch.arange(3), torch.arange(3)).flip(1)
@@ -366,7 +361,7 @@ colored(
     axes[1], mixed(torch.randn(8, 16), torch.randn(8, 16), 2), "styles of row and column, mixed"
 )
 film = [pg.sample(gan, 8, sampler=rule, seed=1) for rule in rules]
-colored(axes[2], torch.stack(film), "psi from 0 to 1.25")
+colored(axes[2], torch.stack(film), "truncated", row_labels=[f"psi {psi:g}" for psi in shares])
 axes[3].plot(
     [recall.value for _, recall in found], [precision.value for precision, _ in found], "o-"
 )

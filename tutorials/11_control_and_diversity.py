@@ -69,29 +69,15 @@ def model():
     return pg.Diffusion(net, (1, 8, 8), sampler=sampler, context_dropout=0.1)
 
 
-def tiles(rows, columns):
-    """Images as one grid, with a margin between them."""
-    width = rows.shape[-1]
-    padded = nn.functional.pad(rows, (1, 1, 1, 1), value=-1.0)
-    grid = padded.reshape(-1, columns, *padded.shape[-3:]).permute(0, 3, 1, 4, 2)
-    return grid.reshape(-1, columns * (width + 2), rows.shape[-3])
-
-
-def show(panel, rows, columns, title="", label=""):
-    grid = tiles(rows, columns).squeeze(-1)
-    if grid.ndim == 3:
-        grid = (grid.clamp(-1, 1) + 1) / 2
-    panel.imshow(grid, cmap=CMAP, vmin=-1, vmax=1, interpolation="bicubic")
-    panel.set(xticks=[], yticks=[], frame_on=False)
-    panel.set_title(title, color="white", fontsize=11)
-    panel.set_ylabel(label, color="white", rotation=0, ha="right", va="center", fontsize=10)
+def show(panel, rows, columns=None, title="", **labels):
+    """Images of values -1 to 1 as one grid."""
+    pg.plot.images(rows, columns=columns, bounds=(-1.0, 1.0), cmap="gray_r", ax=panel, **labels)
+    panel.set_title(title, fontsize=11)
 
 
 def save(figure, name, dpi=90):
-    figure.savefig(OUTPUT / name, dpi=dpi, bbox_inches="tight", facecolor="black")
+    figure.savefig(OUTPUT / name, dpi=dpi, bbox_inches="tight")
 
-
-CMAP = plt.cm.inferno
 
 # %% [markdown]
 # ## The model, and an early copy of it
@@ -159,30 +145,27 @@ twos = {}
 for name, rule in {"as trained": 1.0, "guidance 3": 3.0, **rules}.items():
     twos[name] = pg.sample(gen, 10, ten[2], guidance=rule, seed=3, max_rows=10)
 
-figure, axes = plt.subplots(1, 2, figsize=(13, 4.8), facecolor="black", width_ratios=(1.25, 1))
-show(axes[0], torch.cat(list(twos.values())), 10, "ten twos, from the same noise")
-for row, name in enumerate(twos):
-    axes[0].text(-2, 10 * row + 4.5, name, color="white", ha="right", va="center", fontsize=11)
+figure, axes = plt.subplots(1, 2, figsize=(13, 4.8), width_ratios=(1.25, 1), layout="constrained")
+pictures = torch.stack(list(twos.values()))
+show(axes[0], pictures, title="ten twos, from the same noise", row_labels=list(twos))
 panel = axes[1]
 recalls = [recall for _, recall, _ in curve.values()]
 precisions = [precision for precision, _, _ in curve.values()]
-panel.plot(recalls, precisions, "o-", color="#fca50a", lw=2, label="classifier-free guidance")
+panel.plot(recalls, precisions, "o-", color="0.4", lw=2, label="classifier-free guidance")
 for weight, (precision, recall, _) in curve.items():
     panel.annotate(
-        f"{weight:g}", (recall, precision), (6, 5), textcoords="offset points", color="#fca50a"
+        f"{weight:g}", (recall, precision), (6, 5), textcoords="offset points", color="0.4"
     )
 for (name, (precision, recall, _)), color in zip(
-    points.items(), ("#6ce5e8", "#e8708a", "#9fe870", "#b69cff"), strict=True
+    points.items(), ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), strict=True
 ):
     panel.plot(recall, precision, "D", color=color, ms=9, label=name)
-panel.set(xlabel="recall: how much of the data is drawn", ylabel="precision", facecolor="black")
-panel.tick_params(colors="white")
-panel.xaxis.label.set_color("white")
-panel.yaxis.label.set_color("white")
-for side in panel.spines.values():
-    side.set_color("#555555")
-panel.legend(facecolor="black", labelcolor="white", framealpha=0.6)
-figure.tight_layout(pad=0.6)
+panel.set(
+    xlabel="recall: how much of the data is drawn",
+    ylabel="precision: how much of what is drawn is like it",
+)
+panel.legend(frameon=False)
+panel.spines[["top", "right"]].set_visible(False)
 save(figure, "control_and_diversity.png", dpi=80)
 
 # %% [markdown]
@@ -233,7 +216,7 @@ def of_rare_digits(gen, guidance):
     return torch.tensor(found).mean(0).tolist()
 
 
-figure, axes = plt.subplots(3, 1, figsize=(10, 4.6), facecolor="black")
+figure, axes = plt.subplots(3, 1, figsize=(10, 5.2), layout="constrained")
 nines = train_x[rare][-counts[9] :]
 blank = torch.full((16 - len(nines), 1, 8, 8), -1.0)
 show(axes[0], torch.cat((nines, blank)), 16, "all the nines there are to learn from")
@@ -244,7 +227,6 @@ for panel, (name, tail) in zip(axes[1:], tails.items(), strict=True):
     x = pg.sample(tail, 32, ten[9], guidance=3.0, seed=5).reshape(-1, 1, 8, 8)
     told = f"diversity of 7, 8, 9: {diversity:.2f} of real ones, recognized: {right:.0%}"
     show(panel, x, 16, f"{name}, guidance 3   ({told})")
-figure.tight_layout(pad=0.5)
 save(figure, "long_tail.png")
 
 # %% [markdown]
@@ -353,11 +335,10 @@ texts = (
     "red",
     "four",
 )
-figure, axes = plt.subplots(2, 3, figsize=(12, 2.6), facecolor="black")
+figure, axes = plt.subplots(2, 3, figsize=(12, 3.0), layout="constrained")
 for panel, text in zip(axes.flat, texts, strict=True):
     x = paint([text], 8, 2.0)[:, 0]
     kept_back = text in ("bright red seven", "pale green two")
     show(panel, x, 8, f'"{text}"' + (", never seen" if kept_back else ""))
-figure.tight_layout(pad=0.4)
 save(figure, "captions.png")
 print(f"figures are in {OUTPUT.resolve()}")

@@ -11,15 +11,18 @@ from probgen.plot.mixtures import components, memberships
 from probgen.plot.networks import graph
 from probgen.plot.planes import density, paths
 from probgen.plot.ranking import leaderboard
-from probgen.plot.series import forecast, states
+from probgen.plot.samples import samples
+from probgen.plot.scores import scores
+from probgen.plot.series import curves, forecast, states
 from probgen.plot.tables import column_pairs, columns
 from probgen.plot.training import gradient_norms, learning_rates, loss_curve
-from probgen.plot.trust import khats, p_values, reliability
+from probgen.plot.trust import khats, p_values, reliability, risk_coverage
 
 __all__ = [
     "column_pairs",
     "columns",
     "components",
+    "curves",
     "density",
     "embedding",
     "forecast",
@@ -37,6 +40,9 @@ __all__ = [
     "paths",
     "reconstructions",
     "reliability",
+    "risk_coverage",
+    "samples",
+    "scores",
     "states",
     "traversal",
 ]

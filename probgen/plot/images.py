@@ -188,8 +188,8 @@ def as_images(values: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
                 f"{values.shape}; give the shape that they have"
             )
         lead = values.shape[: -len(event)] if trailing == event else values.shape[:-1]
-        if len(event) == 2 and len(lead) == 2 and lead[1] == 1:  # the one of gray images
-            lead = lead[:1]
+        if len(event) == 2 and len(lead) in (2, 3) and lead[-1] == 1:  # the one of gray images
+            lead = lead[:-1]
         values = values.reshape(*lead, *(1,) * (3 - len(event)), *event)
     elif values.ndim == 3:
         values = values[:, None]

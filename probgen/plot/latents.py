@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import singledispatch
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +13,8 @@ from probgen.core import checks
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.modes import infers
-from probgen.core.rows import layout_of
-from probgen.core.seeds import Seed, seeded, takes_seed
-from probgen.core.sites import sample_sites
-from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
-from probgen.distributions.flows.flow import Pushforward
-from probgen.distributions.flows.rescaled import Rescaled
-from probgen.infer.given import guide_trace
-from probgen.infer.posterior import posterior, predictive
+from probgen.core.seeds import Seed, seeded
+from probgen.decisions.codes import coder, interpolated, posterior_means, reconstructed
 from probgen.plot.canvas import (
     MAP,
     axes_for,
@@ -144,8 +136,8 @@ def latent_map(
     checks.generative(gen=gen)
     checks.text(**checks.given(site=site))
     checks.at_least(1, draws=draws)
-    name, means = _posterior_means(gen, *batch, site=site, draws=draws, seed=seed)
-    return embedding(means, labels, title=f"posterior means of {name}", ax=ax)
+    name, means = posterior_means(gen, *batch, site=site, draws=draws, seed=seed)
+    return embedding(means.flatten(1), labels, title=f"posterior means of {name}", ax=ax)
 
 
 @explained
@@ -192,7 +184,7 @@ def reconstructions(
     checks.at_least(1, draws=draws)
     rows = (x,) if context is None else (x, context)
     x, *_ = as_rows(gen, *rows, missing=True)
-    made = _reconstructed(gen, *rows, draws=draws, seed=seed)
+    made = reconstructed(gen, *rows, draws=draws, seed=seed)
     both = torch.stack([x.to(made).cpu(), made.cpu()])
     shape = _event_shape(shape, x)
     words = ("data", "reconstruction")
@@ -244,8 +236,8 @@ def interpolation(
             f"expected a and b of one shape, got {tuple(left.shape)} and {tuple(right.shape)}; "
             "give as many rows of both"
         )
-    weights = torch.linspace(0, 1, int(columns)).to(left)
-    rows = _interpolated(gen, left, right, weights, context)
+    weights = torch.linspace(0, 1, int(columns))
+    rows = interpolated(gen, left, right, int(columns), *_beside(left, context)[1:])
     labels = [number_text(weight, 2) for weight in weights.tolist()]
     shape = _event_shape(shape, left)
     return images(rows, shape=shape, bounds=bounds, cmap=cmap, column_labels=labels, ax=ax)
@@ -318,129 +310,6 @@ def traversal(
     )
 
 
-# models that encode and decode
-
-
-@dataclass(frozen=True)
-class Coder:
-    """From rows to latents and back, in means.
-
-    Attributes
-    ----------
-    encode : callable
-        ``(N, *event)`` to ``(N, *latent)``.
-    decode : callable
-        The way back.
-    prior : TorchDistribution
-        Of the latents of one row, or of each.
-    """
-
-    encode: Callable[[Tensor], Tensor]
-    decode: Callable[[Tensor], Tensor]
-    prior: Any
-
-
-def _coder(gen: Any, context: Tensor | None) -> Coder:
-    """By the model's own ``encode`` and ``decode``, or by those of its distribution."""
-    if None in (getattr(gen, name, None) for name in ("encode", "decode", "prior")):
-        return coder_of(gen() if context is None else gen(context))
-    beside = () if context is None else (context,)
-    prior = gen.prior() if context is None else _prior_given(gen.prior, context)
-    return Coder(
-        lambda x: _mean_of(gen.encode(x, *beside), gen),
-        lambda z: _mean_of(gen.decode(z, *beside), gen),
-        prior,
-    )
-
-
-def _prior_given(prior: Any, context: Tensor) -> Any:
-    try:
-        return prior(context)
-    except (TypeError, ValueError):  # one that does not depend on it
-        return prior()
-
-
-@singledispatch
-def coder_of(distribution: Any) -> Coder:
-    """The map between a distribution's events and its noise, where that is one to one.
-
-    >>> import pyro.distributions as dist
-    >>> coder_of(dist.Normal(0.0, 1.0))
-    Traceback (most recent call last):
-    TypeError: expected a model that encodes and decodes (a VAE, a flow, a diffusion), got...
-    """
-    raise TypeError(
-        "expected a model that encodes and decodes (a VAE, a flow, a diffusion), got one whose "
-        f"distribution is a {type(distribution).__name__}; draw what it makes by "
-        "images(pg.sample(gen, 20))"
-    )
-
-
-@coder_of.register(Pushforward)
-def _(distribution: Pushforward) -> Coder:
-    return Coder(distribution.transform, distribution.transform.inv, distribution.base_dist)
-
-
-@coder_of.register(Rescaled)
-def _(distribution: Rescaled) -> Coder:
-    inner = coder_of(distribution.base_dist)
-    return Coder(
-        lambda x: inner.encode(distribution.units(x)),
-        lambda z: distribution.units.inv(inner.decode(z)),
-        inner.prior,
-    )
-
-
-@coder_of.register(GaussianDiffused)
-def _(distribution: GaussianDiffused) -> Coder:
-    return Coder(distribution.encode, distribution.decode, distribution.noise)
-
-
-def _mean_of(found: Any, gen: Any) -> Tensor:
-    """The mean of a distribution, its mode where it has none."""
-    if torch.is_tensor(found):
-        return found
-    if not isinstance(found, torch.distributions.Distribution):
-        raise TypeError(
-            f"expected a model that encodes to a distribution, got {type(gen).__name__}, which "
-            f"encodes to a {type(found).__name__}; draw its reconstructions(gen, x)"
-        )
-    try:
-        mean = found.mean
-    except NotImplementedError:
-        with seeded(0):  # the same picture every time
-            return found.sample((64,)).to(torch.get_default_dtype()).mean(0)
-    return found.mode if mean.isnan().all() else mean
-
-
-@infers
-@torch.no_grad()
-@takes_seed
-def _reconstructed(gen: Any, *rows: Any, draws: int) -> Tensor:
-    x, *beside = as_rows(gen, *rows, missing=True)
-    with seeded(0):  # to ask the guide what it draws
-        try:
-            coder = _coder(gen, *beside) if beside else _coder(gen, None)
-            return coder.decode(coder.encode(x))
-        except TypeError:
-            if not sample_sites(guide_trace(gen, (x, *beside))):
-                raise
-    found = predictive(gen, *rows, draws=draws, compile=False)
-    return found["x"].to(torch.get_default_dtype()).mean(0)
-
-
-@infers
-@torch.no_grad()
-def _interpolated(
-    gen: Any, a: Tensor, b: Tensor, weights: Tensor, context: Tensor | None
-) -> Tensor:
-    """Decoded points ``(N, K, *event)`` of lines between the latents of rows."""
-    coder = _coder(gen, context)
-    start = coder.encode(a)
-    end = coder.encode(b)
-    return torch.stack([coder.decode(torch.lerp(start, end, weight)) for weight in weights], 1)
-
-
 @infers
 @torch.no_grad()
 def _traversed(
@@ -451,9 +320,9 @@ def _traversed(
     context: Tensor | None,
 ) -> tuple[Tensor, list[int]]:
     """Decoded points ``(R, K, *event)`` around one, and which latents were changed."""
-    coder = _coder(gen, context)
-    mean, unit = _moments(coder.prior, one_row=context is None)
-    middle = mean if x is None else coder.encode(x)
+    made = coder(gen, context)
+    mean, unit = _moments(made.prior, one_row=context is None)
+    middle = mean if x is None else made.encode(x)
     size = middle[0].numel()
     numbers = list(range(min(size, MOST))) if dims is None else [int(each) for each in dims]
     if max(numbers) >= size:
@@ -465,12 +334,18 @@ def _traversed(
         step = torch.zeros_like(middle).flatten(1)
         step[:, number] = unit.flatten(1)[:, number]
         step = step.reshape(middle.shape)
-        rows.append(torch.cat([coder.decode(middle + weight * step) for weight in weights]))
+        rows.append(torch.cat([made.decode(middle + weight * step) for weight in weights]))
     return torch.stack(rows), numbers
 
 
 def _moments(prior: Any, one_row: bool) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the latents of one row, ``(1, *latent)`` each."""
+    if prior is None:
+        raise TypeError(
+            "expected latents with a distribution of their own, whose standard deviations are the "
+            "steps, got codes of images that depend on each other; draw the "
+            "interpolation(gen, a, b) between two rows"
+        )
     try:
         mean, unit = prior.mean, prior.stddev
     except NotImplementedError:  # learned priors: flows, mixtures of them
@@ -487,55 +362,6 @@ def _beside(x: Any, context: Any) -> tuple:
 def _event_shape(shape: Sequence[int] | None, rows: Tensor) -> Sequence[int] | None:
     """The shape of an image, where x has it: rows of images are told from gray images by it."""
     return tuple(rows.shape[1:]) if shape is None and rows.ndim in (3, 4) else shape
-
-
-# posterior means
-
-
-@infers
-@torch.no_grad()
-@takes_seed
-def _posterior_means(
-    gen: GenerativeModel, *batch: Any, site: str | None, draws: int
-) -> tuple[str, Tensor]:
-    """The name of a latent variable of the rows, and its posterior means ``(N, D)``."""
-    batch = as_rows(gen, *batch)
-    rows = layout_of(gen, batch).size
-    sites = sample_sites(guide_trace(gen, batch))
-    local = {
-        name: value["fn"]
-        for name, value in sites.items()
-        if value["value"].shape[:1] == (rows,) and value["value"].is_floating_point()
-    }
-    name = _chosen(gen, local, site)
-    if len(sites) == 1:
-        try:
-            return name, _flat(local[name].mean)
-        except NotImplementedError:
-            pass
-    return name, _flat(posterior(gen, *batch, draws=draws, compile=False)[name].mean(0))
-
-
-def _chosen(gen: Any, local: dict, site: str | None) -> str:
-    if not local:
-        told = getattr(gen, "summed_out", "")
-        how = " " + told.partition(": ")[2] * bool(told)
-        raise ValueError(
-            f"expected a guide that draws latents for each row, got {type(gen).__name__}, whose "
-            f"guide draws none; draw other codes by pg.plot.embedding(points):{how}"
-        )
-    if site is None and len(local) == 1:
-        return next(iter(local))
-    if site not in local:
-        raise ValueError(
-            f"expected the name of one latent variable in site, of {sorted(local)}, got {site!r}; "
-            f"give site={sorted(local)[0]!r}"
-        )
-    return str(site)
-
-
-def _flat(means: Tensor) -> Tensor:
-    return means.reshape(len(means), -1)
 
 
 # points in a plane

@@ -20,6 +20,7 @@ from probgen.core.seeds import Seed, takes_seed
 from probgen.core.truncation import using
 from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.diffusion.probability_flow import ReverseFlow
+from probgen.distributions.energy.continuous import EnergyDistribution
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.ode import ContinuousTransform, FixedSteps
 from probgen.distributions.flows.rescaled import Rescaled
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 LIGHT_TO_DARK = "Blues"
 DRAWN = 400  # rows that tell where the distribution is
 DEPTH = 12.0  # nats below the maximum that are shown
-PIECES = 40  # of a path whose solver chooses its own steps
+PIECES = 40  # of a path whose solver chooses its own steps, and of long chains
 TOLD = {
     "exact": "density",
     "unbiased": "density, estimated",
@@ -157,13 +158,14 @@ def paths(
     """The ways on which draws of two variables go from noise, at time 1, to data, at time 0.
 
     The states are those at which the sampler asks the network; of an equation that is solved in
-    steps of any size, forty equally spaced ones.
+    steps of any size, forty equally spaced ones. Of an energy-based model they are those of its
+    Markov chains, from their start at time 1 to the draws, forty of them where chains are longer.
 
     Parameters
     ----------
     gen : GenerativeModel
-        A diffusion, flow matching, a continuous flow, or one of them standardized, of events
-        ``(2,)``.
+        A diffusion, flow matching, a continuous flow, or one of them standardized, or an
+        energy-based model with chains, of events ``(2,)``.
     n : int
         Number of draws.
     context : Tensor, optional
@@ -238,11 +240,11 @@ def trajectories(distribution: Any, n: int) -> Trajectories:
     >>> import pyro.distributions as dist
     >>> trajectories(dist.Normal(0.0, 1.0), 3)
     Traceback (most recent call last):
-    TypeError: expected a diffusion, flow matching or a continuous flow, whose draws...
+    TypeError: expected a diffusion, flow matching, a continuous flow or an energy, whose draws...
     """
     raise TypeError(
-        "expected a diffusion, flow matching or a continuous flow, whose draws are made along "
-        f"paths, got a {type(distribution).__name__}; draw density(gen), or its draws by "
+        "expected a diffusion, flow matching, a continuous flow or an energy, whose draws are made "
+        f"along paths, got a {type(distribution).__name__}; draw density(gen), or its draws by "
         "embedding(pg.sample(gen, 500))"
     )
 
@@ -292,6 +294,16 @@ def _(distribution: ReverseFlow, n: int) -> Trajectories:
     signal, _ = diffused.process.schedule(zero)
     states = torch.cat([found.states[:-1], found.states[-1:] / signal])
     return found._replace(states=states)
+
+
+@trajectories.register(EnergyDistribution)
+def _(distribution: EnergyDistribution, n: int) -> Trajectories:
+    states = [distribution.init_chains((n,))]
+    steps = np.array_split(np.arange(distribution.num_steps), min(PIECES, distribution.num_steps))
+    for piece in steps:
+        states.append(distribution.chain(states[-1], len(piece)))
+    done = np.cumsum([0, *map(len, steps)])
+    return Trajectories(1 - done / distribution.num_steps, torch.stack(states))
 
 
 def _solved(transform: ContinuousTransform, z: Tensor) -> Trajectories:

@@ -1,4 +1,4 @@
-"""Series: hidden states beside what was observed, and forecasts with their intervals."""
+"""Series and curves: hidden states, forecasts and functions with their intervals."""
 
 from __future__ import annotations
 
@@ -83,9 +83,7 @@ def states(
     length = len(found)
     count = found.shape[1] if marginals else int(distribution.states)
     labels = names_for(count, "state ", names, "names")
-    at = np.arange(length, dtype=float) if time is None else vector_of("time", time)
-    if len(at) != length:
-        raise ValueError(f"expected time of {length} steps, got {len(at)}; give one for each step")
+    at = _times(time, length)
     panel: Any = axes_for(ax, (7.0, 3.2))
     edges = _edges(at)
     colors = colors_for(count)
@@ -120,6 +118,7 @@ def forecast(
     levels: Sequence[float] = (0.5, 0.9),
     start: int | None = None,
     names: Sequence[str] | None = None,
+    time: Tensor | Sequence[float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draws of a series as their median and central intervals over time, beside what was observed.
@@ -137,6 +136,8 @@ def forecast(
         was observed is to be compared with the draws.
     names : sequence of str, optional
         Of the columns.
+    time : sequence of float, optional
+        Of all steps, what was observed and the draws; default: 0, 1, ...
     ax : matplotlib.axes.Axes, optional
         Where to draw; default: a new figure.
 
@@ -147,7 +148,7 @@ def forecast(
 
     >>> ax = forecast(torch.randn(200, 12), torch.randn(30))
     >>> ax.lines[0].get_xdata()[[0, -1]], len(ax.collections)
-    (array([30, 41]), 2)
+    (array([30., 41.]), 2)
     """
     values = doubles_of("draws", draws)
     if values.ndim not in (2, 3) or len(values) < 2 or not values.size:
@@ -155,38 +156,158 @@ def forecast(
             f"expected draws of shape (S, T) or (S, T, D), S >= 2, got {values.shape}; for one "
             "series take its own: draws[:, 0]"
         )
-    checks.numbers("positive", levels=levels)
-    for level in levels:
-        checks.within("(0, 1)", level=level)
+    _check_levels(levels)
     checks.at_least(0, **checks.given(start=start))
     values = values.reshape(*values.shape[:2], -1)
     count = values.shape[2]
     seen = None if observed is None else _observed(observed, count)
     first = (0 if seen is None else len(seen)) if start is None else int(start)
     labels = names_for(count, "column ", names, "names")
+    at = _times(time, max(first + values.shape[1], 0 if seen is None else len(seen)))
     panel: Any = axes_for(ax, (6.4, 3.2))
-    steps = first + np.arange(values.shape[1])
+    steps = at[first : first + values.shape[1]]
     for column, color in enumerate(colors_for(count)):
-        one = values[:, :, column]
-        for level in sorted((float(level) for level in levels), reverse=True):
-            ends = np.nanquantile(one, [(1 - level) / 2, (1 + level) / 2], axis=0)
-            label = f"{level:.0%} of the draws".replace("%", " %") if column == 0 else None
-            area = {"color": color, "alpha": 0.25, "lw": 0, "label": label}
-            panel.fill_between(steps, *ends, **area)
         median = "median" if count == 1 else labels[column]
-        panel.plot(steps, np.nanmedian(one, axis=0), color=color, lw=1.5, label=median)
+        _draw_intervals(panel, steps, values[:, :, column], levels, color, median, column == 0)
         if seen is not None:
             dots = {"color": "black" if count == 1 else color, "lw": 0.6, "ms": 4}
             told = "observed" if column == 0 else None
-            panel.plot(np.arange(len(seen)), seen[:, column], ".-", label=told, **dots)
+            panel.plot(at[: len(seen)], seen[:, column], ".-", label=told, **dots)
     if seen is not None and first > 0:
-        panel.axvline(first - 0.5, color="0.8", lw=0.8, zorder=0)
-    panel.set(xlabel="step", ylabel=labels[0] if count == 1 and names else "x")
+        panel.axvline(_edges(at)[first], color="0.8", lw=0.8, zorder=0)
+    panel.set(xlabel="step" if time is None else "time")
+    panel.set_ylabel(labels[0] if count == 1 and names else "x")
     told = panel.get_legend_handles_labels()[1]
     above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": min(5, len(told))}
     panel.legend(frameon=False, fontsize="small", **above)
     open_frame(panel)
     return panel
+
+
+@explained
+def curves(
+    at: Tensor,
+    draws: Tensor,
+    *,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    levels: Sequence[float] = (0.5, 0.9),
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws of a function of one variable as their median and central intervals, beside points.
+
+    For posterior draws of a regression the intervals are credible intervals of the function; draws
+    of ``y`` from the posterior predictive distribution give intervals that hold new points.
+
+    Parameters
+    ----------
+    at : Tensor
+        ``(T,)``: where the function was computed, rising.
+    draws : Tensor
+        ``(S, T)`` or ``(S, T, D)``: S draws of its values there, of D functions.
+    x, y : Tensor, optional
+        ``(N,)`` each: points.
+    levels : sequence of float
+        Probabilities of the intervals, of each place on its own.
+    names : sequence of str, optional
+        Of the functions.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With an area for each interval, a line for each median, points for the data.
+
+    Raises
+    ------
+    ValueError
+        For other shapes.
+
+    >>> at = torch.linspace(0, 1, 20)
+    >>> ax = curves(at, torch.randn(50, 1) * at, x=[0.5], y=[0.1], levels=(0.8,))
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['80 % of the draws', 'median', 'data']
+    """
+    places = vector_of("at", at)
+    values = doubles_of("draws", draws)
+    if values.ndim not in (2, 3) or len(values) < 2 or values.shape[1] != len(places):
+        raise ValueError(
+            f"expected draws of shape (S, {len(places)}) or (S, {len(places)}, D), S >= 2, as "
+            f"there are {len(places)} places at, got {values.shape}; give one value for each place"
+        )
+    if (np.diff(places) <= 0).any():
+        raise ValueError("expected places at that rise, got others; sort them, and the draws alike")
+    _check_levels(levels)
+    points = _points(x, y)
+    values = values.reshape(*values.shape[:2], -1)
+    count = values.shape[2]
+    labels = names_for(count, "function ", names, "names")
+    panel: Any = axes_for(ax, (5.4, 3.4))
+    if points is not None:
+        size = float(np.clip(2000 / len(points[0]), 4, 20))
+        style = {"s": size, "color": "0.4", "alpha": 0.6, "linewidths": 0}
+        panel.scatter(*points, label="data", zorder=1, **style)
+    for column, color in enumerate(colors_for(count)):
+        median = labels[column] if count > 1 or names else "median"
+        _draw_intervals(panel, places, values[:, :, column], levels, color, median, column == 0)
+    panel.set(xlabel="x", ylabel="y", xlim=(places[0], places[-1]))
+    handles, told = panel.get_legend_handles_labels()
+    order = sorted(range(len(told)), key=lambda place: told[place] == "data")
+    panel.legend(
+        [handles[n] for n in order], [told[n] for n in order], frameon=False, fontsize="small"
+    )
+    open_frame(panel)
+    return panel
+
+
+def _check_levels(levels: Any) -> None:
+    checks.numbers("positive", levels=levels)
+    for level in levels:
+        checks.within("(0, 1)", level=level)
+
+
+def _draw_intervals(
+    ax: Any,
+    places: np.ndarray,
+    draws: np.ndarray,
+    levels: Sequence[float],
+    color: Any,
+    median: str,
+    told: bool,
+) -> None:
+    """Median and central intervals of draws ``(S, T)``, the widest first."""
+    ordered = sorted((float(level) for level in levels), reverse=True)
+    for place, level in enumerate(ordered):
+        ends = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        label = f"{level:.0%} of the draws".replace("%", " %") if told else None
+        shade = 0.2 + 0.3 * place / len(ordered)  # narrower ones are darker, in the legend too
+        ax.fill_between(places, *ends, color=color, alpha=shade, lw=0, label=label, zorder=2)
+    ax.plot(places, np.nanmedian(draws, axis=0), color=color, lw=1.5, label=median, zorder=3)
+
+
+def _points(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    if x is None and y is None:
+        return None
+    if x is None or y is None:
+        missing, there = ("x", "y") if x is None else ("y", "x")
+        raise ValueError(f"expected both of x and y, got {there} alone; give {missing}, too")
+    found = vector_of("x", x), vector_of("y", y)
+    if len(found[0]) != len(found[1]):
+        raise ValueError(
+            f"expected x and y of the same points, got {len(found[0])} and {len(found[1])}; give "
+            "one y for each x"
+        )
+    return found
+
+
+def _times(time: Any, steps: int) -> np.ndarray:
+    """The time of each step, its number where none is given."""
+    at = np.arange(steps, dtype=float) if time is None else vector_of("time", time)
+    if len(at) != steps:
+        raise ValueError(f"expected time of {steps} steps, got {len(at)}; give one for each step")
+    return at
 
 
 def _distribution_of(hmm: Any, context: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Whether to trust numbers: k-hat, p-values, calibration of probabilities."""
+"""Whether to trust numbers: k-hat, p-values, calibration of probabilities, a reject option."""
 
 from __future__ import annotations
 
@@ -196,6 +196,83 @@ def reliability(
     panel.set_aspect("equal")
     open_frame(panel)
     return panel
+
+
+@explained
+def risk_coverage(confidence: Tensor, losses: Tensor, *, ax: Axes | None = None) -> Axes:
+    r"""Risk-coverage curve: the mean loss of the rows that are answered, over their share.
+
+    Rows are answered from the most to the least confident one, rows of the same confidence
+    together: :math:`r(c) = \frac{1}{|A_c|} \sum_{b \in A_c} \ell_b` for the share c of the rows.
+    Beside it the same losses in the best order, and their mean, which is that of a confidence that
+    tells nothing. The title has the area under the curve, :math:`\frac1N \sum_b r(c_b)`, and that
+    of the best order.
+
+    Parameters
+    ----------
+    confidence : Tensor
+        ``(N,)``, larger for surer rows: ``p.max(-1)`` of a classifier, a log-density.
+    losses : Tensor
+        ``(N,)``: 1 where the answer is wrong, else 0; or any loss of each row.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; default: a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With the lines "by confidence", "best order" and "all rows".
+
+    Raises
+    ------
+    ValueError
+        For other shapes and for what is not finite.
+
+    References
+    ----------
+    El-Yaniv, Wiener (2010), On the foundations of noise-free selective classification,
+    https://jmlr.org/papers/v11/el-yaniv10a.html; Geifman, Uziel, El-Yaniv (2019), Bias-reduced
+    uncertainty estimation for deep neural classifiers, https://arxiv.org/abs/1805.08206 (the area)
+
+    >>> ax = risk_coverage([0.9, 0.8, 0.7, 0.6], [0, 0, 1, 0])
+    >>> ax.lines[0].get_ydata()[-2:].round(2), ax.get_title(loc="left")
+    (array([0.33, 0.25]), 'area 0.146, of the best order 0.062')
+    """
+    sure, lost = vector_of("confidence", confidence), vector_of("losses", losses)
+    if len(sure) != len(lost):
+        raise ValueError(
+            f"expected confidence and losses of the same rows, got {len(sure)} and {len(lost)}; "
+            "give one loss for each row"
+        )
+    if np.isnan(sure).any() or not np.isfinite(lost).all():
+        raise ValueError(
+            "expected confidence without NaN and finite losses, got others; leave those rows out"
+        )
+    panel: Any = axes_for(ax, (5.4, 3.4))
+    areas = []
+    for order, label, style in (
+        (sure, "by confidence", {"color": FIRST, "lw": 1.8}),
+        (-lost, "best order", {"color": "0.5", "lw": 1.0, "ls": "--"}),
+    ):
+        shares, risks, rows = _selected(order, lost)
+        areas.append(float((rows * risks).sum() / rows.sum()))
+        panel.plot(shares, risks, label=label, **style)
+    panel.axhline(lost.mean(), color=SECOND, lw=1.0, ls=":", label="all rows")
+    panel.set(
+        xlabel="share of the rows that are answered", ylabel="mean loss of those", xlim=(0, 1)
+    )
+    told = f"area {areas[0]:.3f}, of the best order {areas[1]:.3f}"
+    panel.set_title(told, loc="left", fontsize="medium")
+    panel.legend(frameon=False, fontsize="small")
+    open_frame(panel)
+    return panel
+
+
+def _selected(order: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """At each threshold: the share of rows above it, their mean loss, and how many stand at it."""
+    _, place, counts = np.unique(-order, return_inverse=True, return_counts=True)
+    answered = counts.cumsum()
+    total = np.bincount(place, losses).cumsum()
+    return answered / len(losses), total / answered, counts
 
 
 def _probabilities(name: str, found: np.ndarray) -> np.ndarray:

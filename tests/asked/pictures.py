@@ -84,6 +84,7 @@ PICTURES: dict[str, Callable[[], dict[str, Any]]] = {
     "memberships": lambda: {"mixture": mixture(), "x": rows(2), "ax": axes()},
     "states": lambda: {"hmm": markov(), "x": rows(1, count=9), "ax": axes()},
     "forecast": lambda: {"draws": rows(12), "observed": torch.zeros(4), "ax": axes()},
+    "curves": lambda: {"at": torch.arange(12.0), "draws": rows(12), "ax": axes()},
     "graph": lambda: {"network": network(), "ax": axes()},
     "density": lambda: {"gen": vae(), "x": rows(2), "points": 4, "particles": 2, "ax": axes()},
     "paths": lambda: {"gen": matching(), "n": 3, "x": rows(2), "ax": axes()},
@@ -93,6 +94,8 @@ PICTURES: dict[str, Callable[[], dict[str, Any]]] = {
         "axes": axes(1, 2),
     },
     "column_pairs": lambda: {"real": rows(2), "synthetic": rows(2, count=5)},
+    "samples": lambda: {"real": rows(2), "synthetic": rows(2, count=5), "axes": axes(1, 1)},
+    "scores": lambda: {"scores": pg.Score(torch.rand(9), "exact"), "ax": axes()},
     "leaderboard": lambda: {
         "comparison": pg.compare({"a": pg.Score(torch.rand(3), "exact")}),
         "ax": axes(),
@@ -102,6 +105,11 @@ PICTURES: dict[str, Callable[[], dict[str, Any]]] = {
     "reliability": lambda: {
         "probabilities": torch.rand(20),
         "outcomes": torch.arange(20) % 2,
+        "ax": axes(),
+    },
+    "risk_coverage": lambda: {
+        "confidence": torch.rand(20),
+        "losses": torch.arange(20) % 2,
         "ax": axes(),
     },
 }
