@@ -31,10 +31,10 @@ LEAST = 4096  # numbers, of the layers of a network for small events
 
 
 @explained
-@draws_frames
 @infers
 @torch.no_grad()
 @takes_seed
+@draws_frames
 def sample(
     gen: GenerativeModel,
     n: int,
@@ -89,7 +89,8 @@ def sample(
     -------
     Tensor
         ``(n, *batch, *event)``, or ``(n, *event)`` without a context. Of a :class:`Tabular
-        <probgen.Tabular>`: a frame of as many rows, those of the first draw for all contexts first.
+        <probgen.Tabular>`: a frame of as many rows, those of the first draw for all contexts first,
+        which lacks cells as the table did that was read (``gen.sample(n, missing=False)``: none).
 
     Raises
     ------

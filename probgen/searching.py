@@ -1,4 +1,4 @@
-"""A density of a table, chosen among several families on held-out rows within a given time."""
+"""A density of a table: families fitted within a given time, stacked by held-out rows."""
 
 from __future__ import annotations
 
@@ -6,28 +6,33 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probgen.comparing import ModelComparison, compare
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.keywords import explained
-from probgen.core.module import DistributionModule
+from probgen.core.kinds import density_kind
+from probgen.core.module import DistributionModule, standard_normal
 from probgen.core.turns import own_random_state
-from probgen.heads import Mixed
+from probgen.heads import Gaussian, Head, Mixed, MixtureOfGaussians
 from probgen.infer.em import em
+from probgen.infer.stacking import selected, stacked_score, stacking_weights
+from probgen.libraries import load
 from probgen.models.autoregressive_flow import NSF
-from probgen.models.autoregressive_table import AutoregressiveTable
+from probgen.models.autoregressive_table import AutoregressiveTable, ColumnFeatures
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.mixture import GaussianMixture
 from probgen.models.mixture_of import Mixture
 from probgen.models.tabular import Tabular
-from probgen.nn import Constant
+from probgen.models.vae import VAE
+from probgen.nn import MLP, Constant
 from probgen.scoring import log_likelihood
 from probgen.table.kinds import Leveled
 from probgen.table.schema import Table
@@ -37,7 +42,14 @@ from probgen.train.fit import adam, fit
 if TYPE_CHECKING:
     import pandas as pd
 
-SHARE = 0.15  # of the rows for validation, and for the test
+SHARE = 0.15  # of the rows for the leaderboard
+FOLDS = 5  # parts of the other rows, of which one is held out
+ROUNDS = 3  # of them that are held out, one after the other, where time allows it
+FIRST = 0.5  # of the time for the first fold of every candidate
+MOST = 3  # families of a stack
+REFITS = 3  # of each of them to all rows, from different first parameters, where time allows it
+GAIN = 0.003  # nats a row that a family must add to a stack
+STACKED = "stacked"  # the name of the mixture of families on the leaderboard
 FAILURES = (
     ValueError,
     TypeError,
@@ -51,6 +63,12 @@ UNITS = {"s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 
 UNITS |= {"h": 3600.0, "hour": 3600.0}
 BUDGET = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-z]+?)s?\s*")
 BATCH = 256  # rows of a training step, at most
+ALMOST = 0.8  # of the time that a fit took before, without which none is begun
+FEW = 1000  # rows, below which dropout may pay
+MANY = 2000  # rows, from which on an autoencoder may
+NORMALS = 5  # in the mixture of a number of an autoregressive table
+MOST_LATENTS = 8
+START = 25  # steps of each component of a mixture by itself
 PATIENCE = 8  # looks at the validation rows without a gain, after which training stops
 WARMUP = 100  # steps in which the learning rate rises
 
@@ -91,6 +109,7 @@ class Candidate:
         checks.flag(em=self.em)
 
 
+@in_short
 @dataclass(frozen=True)
 class SearchResult:
     """What :func:`search` has found.
@@ -98,50 +117,73 @@ class SearchResult:
     Attributes
     ----------
     model : Tabular
-        The winner: that with the highest score on the validation rows.
+        The winner, trained again with the test rows where there was time for it: :attr:`refitted`.
     best : str
-        Its name.
+        Its name: ``"stacked"``, a mixture of several fits, or that of a candidate.
     comparison : ModelComparison
-        All models on the test rows, which had no part in training or in the choice.
+        All models on the test rows, which had no part in their training, in the choice or in the
+        weights of the mixture.
     models : dict of Tabular
-        All that were trained, by name.
+        The models that were compared, by name: one fit of each candidate, and ``"stacked"``.
+    weights : dict of float
+        Share of each candidate in the winner that was compared, by name.
+    refitted : bool
+        Whether :attr:`model` was trained again, with the test rows; :attr:`models` have never seen
+        them.
     failures : dict of str
-        Why others were not, by name.
+        Why other candidates have no model, by name.
     seconds : dict of float
-        What training took, by name.
+        What training took, by name; of ``"stacked"`` the sum.
     cut_short : dict of int
-        Steps of the models whose time was up before the validation rows gained nothing: with more
-        of it they may come out in another order.
+        Steps of the models whose time was up before the held-out rows gained nothing: with more of
+        it they may come out in another order.
+    folds : int
+        How many divisions of the rows the choice rests on.
     rows : (int, int, int)
-        Rows of training, validation and test.
+        Rows of training and validation in a fold, and of the test.
     """
 
     model: Tabular
     best: str
     comparison: ModelComparison
     models: dict[str, Tabular]
+    weights: dict[str, float]
+    refitted: bool
     failures: dict[str, str]
     seconds: dict[str, float]
     cut_short: dict[str, int]
+    folds: int
     rows: tuple[int, int, int]
 
     def to_frame(self) -> pd.DataFrame:
         """The leaderboard as a data frame: test rows, best first."""
         frame = self.comparison.to_frame()
         frame["seconds"] = [self.seconds[name] for name in frame.index]
+        frame["weight"] = [self.weights.get(name, 0.0) for name in frame.index]
         frame["chosen"] = [name == self.best for name in frame.index]
         return frame
 
     def __str__(self) -> str:
         train, validation, test = self.rows
+        spent = sum(took for name, took in self.seconds.items() if name != STACKED)
+        folds = f"{self.folds} folds" if self.folds > 1 else "one fold"
         lines = [
             str(self.comparison),
-            f"chosen on {validation:,} validation rows: {self.best}; scores of {test:,} test rows, "
-            f"after training on {train:,} rows in {sum(self.seconds.values()):.0f} s",
+            f"chosen: {self._chosen()}",
+            f"by {folds} of {train:,} training and {validation:,} validation rows, in {spent:.0f} s; "
+            f"scores of {test:,} test rows, which had no part in it",
+            *(["the winner was then trained again, with the test rows"] if self.refitted else []),
             *self._shortened(),
             *(f"left out: {name}: {reason}" for name, reason in self.failures.items()),
         ]
         return "\n".join(lines)
+
+    def _chosen(self) -> str:
+        if len(self.weights) < 2:
+            only = next(iter(self.weights))
+            return only if only == self.best else f"{self.best}: several fits of {only}"
+        ranked = sorted(self.weights.items(), key=lambda item: -item[1])
+        return f"{self.best}: " + ", ".join(f"{100 * share:.0f} % {name}" for name, share in ranked)
 
     def _shortened(self) -> list[str]:
         if not self.cut_short:
@@ -159,27 +201,43 @@ def search(
     budget: str | float = "2 min",
     table: Table | None = None,
     candidates: Mapping[str, Candidate] | None = None,
+    stack: bool = True,
     seed: int = 0,
     progress: bool | float | None = None,
 ) -> SearchResult:
-    """Fits several families to a table and chooses among them on held-out rows.
+    r"""Fits several families to a table, and makes the best of them one by held-out rows.
 
-    Rows are divided at random: 70 % train, 15 % say when a model is done and which is chosen, 15 %
-    are left for the leaderboard, so that its numbers are honest for the winner as well. Every model
-    gets an equal part of the time, and what earlier ones have left over; training stops where the
-    validation rows gain nothing. One that fails is named, and the others go on. Ctrl-C ends the
-    search with the models that are done.
+    1. 15 % of the rows, at random, are left for the leaderboard. They have no part in what follows,
+       so that its numbers are honest for the winner as well.
+    2. The others are divided into five folds. Every family is trained on four, in an equal part of
+       half of the time, until the fifth gains nothing.
+    3. The few families that a mixture needs to be likeliest on the held-out fold go on: they are
+       trained with a second and a third fold held out where there is time for it.
+    4. The winner is the mixture of their fits, :math:`\sum_k w_k p_k(x)`, whose weights are those
+       under which all rows that were held out are likeliest (*stacking*). It is never much worse
+       than the best of them, where a choice of one may be, and as exact as they are.
+    5. The leaderboard compares it with one fit of each family. After that the families of the winner
+       are trained again, on all rows for as long as the held-out rows gained, up to three times from
+       different first parameters: these are ``model``. Where time was up before the held-out rows
+       gained nothing, they are trained for the time that is left on all rows but those of the
+       leaderboard, which end the training and give the weights of these fits beside the first ones.
+
+    A family that fails is named, and the others go on. Ctrl-C ends the search with the models that
+    are done.
 
     Parameters
     ----------
     frame : data frame
-        The table; missing cells are allowed.
+        The table; missing cells are allowed, and drawn: :meth:`Tabular.sample`.
     budget : str or float
         Time of training: ``"90 s"``, ``"2 min"``, ``"1 h"``, or seconds.
     table : Table, optional
         What the columns are; default: ``Table.read(frame)``.
     candidates : mapping of str to Candidate, optional
         By name; default: :func:`portfolio`.
+    stack : bool
+        Whether the winner may be a mixture; else it is one fit of the family that is best by the
+        folds, smaller and faster to draw from.
     seed : int
         Of the division, of first parameters and of training.
     progress : bool, float or None
@@ -194,9 +252,16 @@ def search(
     Raises
     ------
     ValueError
-        For fewer than 20 rows, no candidates, and a budget that is no time.
+        For fewer than 20 rows, no candidates, one that is called "stacked", and a budget that is no
+        time.
     RuntimeError
         If no candidate could be trained, with the reasons.
+
+    References
+    ----------
+    Smyth, Wolpert (1999), Linearly combining density estimators via stacking,
+    https://doi.org/10.1023/A:1007511322260; Breiman (1996), Bagging predictors,
+    https://doi.org/10.1007/BF00058655
 
     >>> import pandas
     >>> x = torch.randn(300, generator=torch.Generator().manual_seed(0))
@@ -207,87 +272,332 @@ def search(
     """
     seconds = _seconds(budget)
     checks.is_seed(seed=seed)
+    checks.flag(stack=stack)
     checks.instance(Table, **checks.given(table=table))
     checks.instance(Mapping, **checks.given(candidates=candidates))
     schema = Table.read(frame) if table is None else table
     _warn_of_names(schema)
-    parts = _divided(schema, frame, int(seed))
+    pool, test = _divided(schema, frame, int(seed))
     plan = portfolio(schema) if candidates is None else dict(candidates)
-    checks.instance(Candidate, **plan)
-    if not plan:
-        raise ValueError("expected one candidate at least, got none; leave candidates out")
-    run = _Run()
-    run.train(schema, plan, parts, seconds, int(seed), progress)
-    if not run.models:
+    _check_plan(plan)
+    load(
+        "lightning_fabric", "sklearn.cluster"
+    )  # before the clock runs: the first would pay for all
+    run = _Run(schema, plan, pool, seconds, int(seed), progress)
+    run.screen()
+    if not run.trials:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in run.failures.items())
         raise RuntimeError(
             f"expected a model that can be trained, got none ({reasons}); correct the schema with "
             "table.change, or clean the table"
         )
-    took = sum(run.seconds.values())
-    if took > OVERRUN * seconds:
+    leading = run.leading(bool(stack))
+    if not run.interrupted:
+        run.more(leading)
+    found = _result(run, leading if stack else run.winner(leading), test, bool(stack))
+    if sum(run.seconds.values()) > OVERRUN * seconds:
         warnings.warn(
-            f"the search took {took:.1f} s of a budget of {seconds:g} s, for {len(plan)} models are "
-            "begun whatever the time is; give more of it, or fewer candidates",
+            f"the search took {sum(run.seconds.values()):.1f} s of a budget of {seconds:g} s, for "
+            f"{len(plan)} models are begun whatever the time is; give more of it, or fewer candidates",
             stacklevel=2,
         )
-    best = max(run.chosen, key=lambda name: run.chosen[name])
+    return found
+
+
+def _check_plan(plan: dict[str, Candidate]) -> None:
+    checks.instance(Candidate, **plan)
+    if not plan:
+        raise ValueError("expected one candidate at least, got none; leave candidates out")
+    if STACKED in plan:
+        raise ValueError(
+            f"expected other names than {STACKED!r}, which is that of the mixture, got {list(plan)}; "
+            "rename it"
+        )
+
+
+def _result(run: _Run, names: list[str], test: Tensor, stack: bool) -> SearchResult:
+    """The winner of what was trained, all on the test rows, and the winner trained again."""
+    trials, weights = run.stack(names)
+    models = {name: own[-1].model for name, own in run.trials.items()}
+    best = names[0]
+    if sum(map(len, trials)) > 1:
+        best = STACKED
+        models[best] = _mixed(run.table, [[each.model for each in own] for own in trials], weights)
+    comparison = compare(models, test)
+    again, anew = run.again(names, test, stack)
+    seconds = {
+        name: run.seconds.get(name, sum(run.seconds[each] for each in names)) for name in models
+    }
+    cut_short = {name: own[-1].cut_short for name, own in run.trials.items() if own[-1].cut_short}
+    held_out = len(run.fold(0)[1])
     return SearchResult(
-        run.models[best],
+        _mixed(run.table, again, weights if anew is None else anew) if again else models[best],
         best,
-        compare(run.models, parts[2]),
-        run.models,
+        comparison,
+        models,
+        dict(zip(names, weights.tolist(), strict=True)),
+        bool(again),
         run.failures,
-        {name: run.seconds[name] for name in run.models},
-        run.cut_short,
-        (len(parts[0]), len(parts[1]), len(parts[2])),
+        seconds,
+        cut_short,
+        run.folds,
+        (len(run.pool) - held_out, held_out, len(test)),
     )
 
 
+class _Trial(NamedTuple):
+    """One fit of a candidate, and what it took."""
+
+    model: Tabular
+    scores: Tensor  # log-likelihoods of the rows that were held out
+    seconds: float
+    rows: int
+    steps: int  # until these gained nothing; 0: without steps
+    used: float  # share of its time by then, which the learning rate follows
+    cut_short: int  # steps, where the time was up before
+
+
 class _Run:
-    """The models of a search, one after the other."""
+    """The fits of a search, one after the other."""
 
-    def __init__(self) -> None:
-        self.models: dict[str, Tabular] = {}
-        self.failures: dict[str, str] = {}
-        self.seconds: dict[str, float] = {}
-        self.chosen: dict[str, float] = {}  # log-likelihood of the validation rows
-        self.cut_short: dict[str, int] = {}
-
-    def train(
+    def __init__(
         self,
         table: Table,
         plan: Mapping[str, Candidate],
-        parts: list[Tensor],
-        seconds: float,
+        pool: Tensor,
+        budget: float,
         seed: int,
         progress: bool | float | None,
-    ) -> None:
-        for place, (name, candidate) in enumerate(plan.items()):
-            began = time.perf_counter()
+    ):
+        self.table = table
+        self.plan = plan
+        self.pool = pool
+        self.budget = budget
+        self.seed = seed
+        self.progress = progress
+        self.trials: dict[str, list[_Trial]] = {}  # by name, those of the first fold first
+        self.failures: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self.interrupted = False
+        self.folds = 1  # that have been held out of every leading candidate
+
+    @property
+    def left(self) -> float:
+        return self.budget - sum(self.seconds.values())
+
+    def fold(self, number: int) -> tuple[Tensor, Tensor]:
+        """Rows of training, and those that are held out."""
+        held_out = torch.arange(len(self.pool)) % FOLDS == number
+        return self.pool[~held_out], self.pool[held_out]
+
+    def screen(self) -> None:
+        """One fit of every candidate."""
+        time_of_all = FIRST * self.budget
+        for place, (name, _) in enumerate(self.plan.items()):
             # what others have left over, but no less than an equal part where they took too much
-            left = (seconds - sum(self.seconds.values())) / (len(plan) - place)
-            share = max(seconds / len(plan), left)
+            left = (time_of_all - sum(self.seconds.values())) / (len(self.plan) - place)
+            share = max(time_of_all / len(self.plan), left)
             try:
-                model, steps = _trained(table, candidate, parts, share, seed, progress)
-                self._keep(name, model, steps, log_likelihood(model, parts[1], seed=0).mean)
+                self.trials[name] = [self._trial(name, 0, share)]
             except KeyboardInterrupt:
-                if not self.models:
+                if not self.trials:
                     raise
-                self.failures |= dict.fromkeys(list(plan)[place:], "interrupted")
+                self.failures |= dict.fromkeys(list(self.plan)[place:], "interrupted")
+                self.interrupted = True
                 return
             except FAILURES as error:
                 self.failures[name] = str(error).split("\n")[0]
-            finally:
-                self.seconds[name] = time.perf_counter() - began
 
-    def _keep(self, name: str, model: Tabular, steps: int, score: float) -> None:
-        if not math.isfinite(score):
-            raise ArithmeticError(f"the log-likelihood of validation rows is {score}")
-        self.models[name] = model
-        self.chosen[name] = score
-        if steps:
-            self.cut_short[name] = steps
+    def leading(self, stack: bool) -> list[str]:
+        """Names of the candidates that go on, the best first."""
+        scores = {name: own[0].scores for name, own in self.trials.items()}
+        best = max(scores, key=lambda name: float(scores[name].mean()))
+        if not stack:
+            return sorted(
+                (name for name in scores if _is_near(scores[name], scores[best])),
+                key=lambda name: -float(scores[name].mean()),
+            )[:MOST]
+        exact = [name for name in scores if _is_exact(self.trials[name][0].model.family)]
+        if not exact:
+            return [best]
+        columns = torch.stack([scores[name] for name in exact], 1)
+        found = [exact[each] for each in selected(columns, MOST, GAIN)]
+        together = stacked_score(torch.stack([scores[name] for name in found], 1))
+        return [best] if best not in exact and not _is_near(together, scores[best]) else found
+
+    def more(self, names: list[str]) -> None:
+        """Fits of some candidates with other folds held out, while there is time for all of them."""
+        for number in range(1, ROUNDS):
+            latest = [self.trials[name][-1] for name in names]
+            left = self.left - self._time_of_all_rows(names)
+            if any(each.cut_short for each in latest) or left < sum(
+                each.seconds for each in latest
+            ):
+                return
+            try:
+                found = self._round(names, number, left)
+            except (KeyboardInterrupt, *FAILURES):
+                return  # what is there is a whole round for everyone
+            for name, trial in zip(names, found, strict=True):
+                self.trials[name].append(trial)
+            self.folds = number + 1
+
+    def _round(
+        self, names: list[str], rows: int | tuple[Tensor, Tensor], left: float
+    ) -> list[_Trial]:
+        found: list[_Trial] = []
+        for place, name in enumerate(names):
+            share = (left - sum(each.seconds for each in found)) / (len(names) - place)
+            found.append(self._trial(name, rows, share))
+        return found
+
+    def _trial(self, name: str, rows: int | tuple[Tensor, Tensor], share: float) -> _Trial:
+        """A fit of one candidate within a time: to the rows of a fold, or to others."""
+        began = time.perf_counter()
+        number = rows if isinstance(rows, int) else FOLDS
+        train, held_out = self.fold(rows) if isinstance(rows, int) else rows
+        try:
+            model, course = _trained(
+                self.table,
+                self.plan[name],
+                train,
+                held_out,
+                share,
+                self.seed + 1000 * number,
+                self.progress,
+            )
+            scores = log_likelihood(model, held_out, seed=0).value.double()
+            if not math.isfinite(float(scores.mean())):
+                raise ArithmeticError(
+                    f"the log-likelihood of validation rows is {float(scores.mean())}"
+                )
+        finally:
+            took = time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + took
+        return _Trial(model, scores, took, len(train), *course)
+
+    def winner(self, names: list[str]) -> list[str]:
+        """The candidate that is best by the rows of all of its folds."""
+        means = {
+            name: float(torch.cat([each.scores for each in self.trials[name]]).mean())
+            for name in names
+        }
+        best = max(names, key=lambda name: means[name])
+        self.trials[best] = self.trials[best][-1:]
+        return [best]
+
+    def stack(self, names: list[str]) -> tuple[list[list[_Trial]], Tensor]:
+        """Their fits, and the weights of the candidates."""
+        own = [self.trials[name] for name in names]
+        scores = [torch.cat([each.scores for each in trials]) for trials in own]
+        return own, stacking_weights(torch.stack(scores, 1))
+
+    def _time_of_all_rows(self, names: Sequence[str]) -> float:
+        """What it takes to train them once more, on all rows."""
+        whole = 1 / ((1 - SHARE) * (1 - 1 / FOLDS))
+        latest = [self.trials[name][-1] for name in names]
+        return sum(whole * each.seconds * (each.used if each.steps else 1.0) for each in latest)
+
+    def again(
+        self, names: list[str], test: Tensor, stack: bool
+    ) -> tuple[list[list[Tabular]], Tensor | None]:
+        """More fits of each with the test rows, and other weights; none where there is no time."""
+        latest = [self.trials[name][-1] for name in names]
+        if self.interrupted:
+            return [], None
+        if any(each.cut_short for each in latest):
+            return self._longer(names, test, stack)
+        found: dict[str, list[Tabular]] = {name: [] for name in names}
+        rows = torch.cat([self.pool, test])
+        for number in range(REFITS if stack else 1):
+            # EM has had several starts: another run says the same
+            others = [name for name in names if not number or not self.plan[name].em]
+            if not others or self.left < ALMOST * self._time_of_all_rows(others):
+                break
+            seed = self.seed + 1000 * (FOLDS + number)
+            try:
+                more = {name: self._repeated(name, rows, seed) for name in others}
+            except (KeyboardInterrupt, *FAILURES):
+                break
+            for name, model in more.items():
+                found[name].append(model)
+        return list(found.values()) if all(found.values()) else [], None
+
+    def _longer(
+        self, names: list[str], test: Tensor, stack: bool
+    ) -> tuple[list[list[Tabular]], Tensor | None]:
+        """Fits in all the time that is left, beside the last ones of a fold.
+
+        None of them was trained on the test rows, which end the training and give the weights.
+        """
+        left = self.left
+        if left < ALMOST * sum(self.trials[name][-1].seconds for name in names):
+            return [], None
+        try:
+            found = self._round(names, (self.pool, test), left)
+        except (KeyboardInterrupt, *FAILURES):
+            return [], None
+        before = [self.trials[name][-1].model for name in names]
+        scores = [each.scores for each in found]
+        scores += [log_likelihood(model, test, seed=0).value.double() for model in before]
+        columns = torch.stack(scores, 1)
+        parts = [[each.model] for each in found] + [[model] for model in before]
+        if not stack:
+            best = int(columns.mean(0).argmax())
+            return parts[best : best + 1], None
+        return parts, stacking_weights(columns)
+
+    def _repeated(self, name: str, rows: Tensor, seed: int) -> Tabular:
+        """A fit to all rows, as many times as the last fit went through its own until it was best."""
+        began = time.perf_counter()
+        trial = self.trials[name][-1]
+        candidate = self.plan[name]
+        batch = _batch(trial.rows)
+        steps = max(1, round(trial.steps * len(rows) / trial.rows))
+
+        def rate(step: int) -> float:
+            return _rate(step, trial.used * step / steps)
+
+        try:
+            with own_random_state(seed):
+                model = _built(self.table, candidate, rows)
+                if candidate.em:
+                    em(model, rows, n_init=3, seed=seed)
+                    return model.eval()
+                history = fit(
+                    model,
+                    rows,
+                    steps=steps,
+                    scheduler=partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=rate),
+                    **_usual(candidate, batch, trial.seconds, seed, self.progress),
+                )
+        finally:
+            self.seconds[name] += time.perf_counter() - began
+        if history.interrupted:
+            raise KeyboardInterrupt
+        return model.eval()
+
+
+def _is_near(scores: Tensor, best: Tensor) -> bool:
+    """Whether one is not told apart from the best, row by row."""
+    gain = best - scores
+    return bool(gain.mean() <= gain.std() / math.sqrt(len(gain))) if len(gain) > 1 else True
+
+
+def _is_exact(family: DistributionModule) -> bool:
+    """Whether a mixture with it can be scored, and filled in, without an estimate."""
+    with torch.no_grad():
+        return density_kind(family()) == "exact"
+
+
+def _mixed(table: Table, parts: list[list[Tabular]], weights: Tensor) -> Tabular:
+    """One model of several fits of several candidates, whose weights those of a candidate share."""
+    families = [model.family for own in parts for model in own]
+    if len(families) == 1:
+        return parts[0][0]
+    each = [weight / len(own) for own, weight in zip(parts, weights, strict=True) for _ in own]
+    logits = torch.stack(each).log().to(torch.get_default_dtype())
+    return Tabular(table, Mixture(families, Constant(len(families), initial=logits))).eval()
 
 
 def _seconds(budget: Any) -> float:
@@ -314,8 +624,8 @@ def _warn_of_names(table: Table) -> None:
         )
 
 
-def _divided(table: Table, frame: Any, seed: int) -> list[Tensor]:
-    """Rows as numbers, for training, validation and test."""
+def _divided(table: Table, frame: Any, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows as numbers: those for training and choosing, and those for the leaderboard."""
     rows = table.encode(frame)
     if len(rows) < FEWEST:
         raise ValueError(
@@ -325,49 +635,71 @@ def _divided(table: Table, frame: Any, seed: int) -> list[Tensor]:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     test = max(3, round(SHARE * len(rows)))
     rows = rows[order].to(torch.get_default_dtype())
-    return [rows[2 * test :], rows[test : 2 * test], rows[:test]]
+    return rows[test:], rows[:test]
+
+
+def _batch(count: int) -> int:
+    """Rows of a step, of so many."""
+    return min(BATCH, max(1, count // 4))
+
+
+def _built(table: Table, candidate: Candidate, rows: Tensor) -> Tabular:
+    prepared = Tabular(table, _independent(table, rows)).prepare(rows)
+    return Tabular(table, candidate.build(table, prepared))
 
 
 def _trained(
     table: Table,
     candidate: Candidate,
-    parts: list[Tensor],
+    train: Tensor,
+    validation: Tensor,
     seconds: float,
     seed: int,
     progress: bool | float | None,
-) -> tuple[Tabular, int]:
+) -> tuple[Tabular, tuple[int, float, int]]:
     """A model, trained until its time is up or the validation rows gain nothing.
 
-    With its steps in the first case, 0 in the other.
+    With the steps of the best state, the share of the time until then, and all steps where the time
+    was up, else 0.
     """
-    train, validation, _ = parts
     clock = _Clock(seconds)
     with own_random_state(seed):
-        prepared = Tabular(table, _independent(table, train)).prepare(train)
-        model = Tabular(table, candidate.build(table, prepared))
+        model = _built(table, candidate, train)
         if candidate.em:
             em(model, train, n_init=3, seed=seed)
-            return model.eval(), 0
+            return model.eval(), (0, 0.0, 0)
         history = fit(
             model,
             train,
             steps=10**7,
-            batch_size=min(BATCH, max(1, len(train) // 4)),
-            optimizer=adam(candidate.lr),
             scheduler=clock.scheduler,
-            clip=10.0,
             validation=validation,
             validate_every=max(25, len(train) // BATCH),
             patience=PATIENCE,
             callbacks=[Every(5, clock)],
-            compile="auto" if seconds > LONG else False,
-            progress=progress,
-            seed=seed,
-            verdict=False,
+            **_usual(candidate, _batch(len(train)), seconds, seed, progress),
         )
         if history.interrupted:
             raise KeyboardInterrupt
-    return model.eval(), history.steps if clock.used >= 1 else 0
+    best = min(history.validation, key=lambda each: each[1])[0] if history.validation else 0
+    steps = max(1, best or history.steps)
+    used = clock.used * steps / max(1, history.steps)
+    return model.eval(), (steps, min(1.0, used), history.steps if clock.used >= 1 else 0)
+
+
+def _usual(
+    candidate: Candidate, batch: int, seconds: float, seed: int, progress: bool | float | None
+) -> dict[str, Any]:
+    """What all fits share."""
+    return {
+        "batch_size": batch,
+        "optimizer": adam(candidate.lr),
+        "clip": 10.0,
+        "compile": "auto" if seconds > LONG else False,
+        "progress": progress,
+        "seed": seed,
+        "verdict": False,
+    }
 
 
 class _Clock:
@@ -386,21 +718,32 @@ class _Clock:
         return (time.perf_counter() - self.began) / self.seconds
 
     def rate(self, step: int) -> float:
-        left = math.cos(math.pi / 2 * min(self.used, 1.0)) ** 2
-        return min(1.0, (step + 1) / WARMUP) * (0.02 + 0.98 * left)
+        return _rate(step, self.used)
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
         return torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
 
 
+def _rate(step: int, used: float) -> float:
+    """What the learning rate is multiplied by: it rises at first, and falls as time is used up."""
+    left = math.cos(math.pi / 2 * min(used, 1.0)) ** 2
+    return min(1.0, (step + 1) / WARMUP) * (0.02 + 0.98 * left)
+
+
 def portfolio(table: Table) -> dict[str, Candidate]:
     """The families that :func:`search` tries for a table, the simplest first.
 
+    A tree where all columns are labels; a Gaussian mixture and a neural spline flow where all are
+    real numbers; autoregressive tables whose numbers follow mixtures where there are some; with few
+    rows one that is regularized by dropout, with many a variational autoencoder.
+
     >>> import pandas
-    >>> list(portfolio(Table.read(pandas.DataFrame({"a": [0.5, 1.5], "b": ["u", "v"]}))))
-    ['independent columns', 'mixture of 5', 'mixture of 20', 'autoregressive', 'autoregressive, wide']
+    >>> list(portfolio(Table.read(pandas.DataFrame({"a": [0.5, 1.5], "b": ["u", "v"]}))))[:3]
+    ['independent columns', 'mixture of 5', 'mixture of 20']
     """
     kinds = list(table.kinds.values())
+    rows = table.fields[0].facts.rows
+    normal = [type(head) is Gaussian for head in table.heads()]
     found = {"independent columns": Candidate(_independent, 0.05)}
     if all(isinstance(kind, Leveled) for kind in kinds):
         found["tree"] = Candidate(_tree, em=True)
@@ -409,9 +752,14 @@ def portfolio(table: Table) -> dict[str, Candidate]:
     narrow = partial(_autoregressive, hidden=[64], dropout=0.0)
     wide = partial(_autoregressive, hidden=[256, 256], dropout=0.1)
     found |= {"autoregressive": Candidate(narrow), "autoregressive, wide": Candidate(wide, 2e-3)}
-    if not any(kind.whole or kind.label for kind in kinds) and all(
-        type(head).__name__ == "Gaussian" for head in table.heads()
-    ):
+    if rows < FEW:
+        dropping = partial(_autoregressive, hidden=[128], dropout=0.4)
+        found["autoregressive, dropout"] = Candidate(dropping)
+    if any(normal):
+        found["autoregressive, mixtures"] = Candidate(_autoregressive_mixtures, 3e-3)
+    if rows >= MANY:
+        found["variational autoencoder"] = Candidate(_autoencoder, 2e-3)
+    if not any(kind.whole or kind.label for kind in kinds) and all(normal):
         found["Gaussian mixture"] = Candidate(_gaussians, em=True)
         found["neural spline flow"] = Candidate(lambda t, x: NSF(x.shape[1], hidden=(64,)), 2e-3)
     return found
@@ -439,21 +787,18 @@ def _mixture(table: Table, x: Tensor, count: int) -> DistributionModule:
     for number in range(count):
         component = _independent(table, x)
         rows = x[cluster == number]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a start: of labels that its rows do not have, say
-            history = fit(
-                component,
-                rows if len(rows) > 1 else x,
-                steps=50,
-                optimizer=adam(0.1),
-                compile=False,
-                progress=False,
-                verdict=False,
-            )
-        if history.interrupted:
-            raise KeyboardInterrupt
+        _begin(component, rows if len(rows) > 1 else x)
         made.append(component)
     return Mixture(made)
+
+
+def _begin(component: DistributionModule, rows: Tensor) -> None:
+    """A few steps, from which the mixture goes on; a fit each would cost more than all that follows."""
+    optimizer = adam(0.2)(component.parameters())
+    for _ in range(START):
+        optimizer.zero_grad()
+        (-component().log_prob(rows).mean()).backward()
+        optimizer.step()
 
 
 def _clusters(table: Table, x: Tensor, count: int) -> Tensor:
@@ -480,3 +825,22 @@ def _autoregressive(
     table: Table, x: Tensor, hidden: list[int], dropout: float
 ) -> DistributionModule:
     return AutoregressiveTable.fitted(table.heads(), hidden, x, dropout=dropout)
+
+
+def _autoregressive_mixtures(table: Table, x: Tensor) -> DistributionModule:
+    """Whose numbers are mixtures given the columns before, not normal."""
+    heads = table.heads()
+    richer: dict[Head, Head] = {
+        head: MixtureOfGaussians(components=NORMALS) for head in heads if type(head) is Gaussian
+    }
+    own = [richer.get(head, head) for head in heads]
+    return AutoregressiveTable.fitted(own, [128, 128], x, dropout=0.1)
+
+
+def _autoencoder(table: Table, x: Tensor) -> Any:
+    heads = table.heads()
+    latents = max(2, min(MOST_LATENTS, len(heads)))
+    decoder = Mixed(MLP(latents, [128, 128], Mixed(None, heads).width), heads)
+    seen = ColumnFeatures.fitted(heads, x)
+    net = nn.Sequential(seen, MLP(seen.width, [128, 128], 2 * latents))
+    return VAE(standard_normal(latents), decoder, Gaussian(net))

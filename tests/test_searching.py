@@ -1,4 +1,4 @@
-"""A density of a table chosen on held-out rows: the choice, the division, the time, what fails."""
+"""A density of a table by held-out rows: choice, mixture, division, time, what fails."""
 
 import warnings
 
@@ -10,7 +10,7 @@ import torch
 import probgen as pg
 from probgen.heads import Mixed
 from probgen.nn import Constant
-from probgen.searching import _clusters, _divided, _seconds
+from probgen.searching import _clusters, _divided, _Run, _seconds
 
 
 def linked(n=400, seed=0, missing=0.0):
@@ -64,37 +64,184 @@ def test_what_is_no_time_is_refused(budget):
         pg.search(linked(30), budget=budget)
 
 
+def sorted_rows(rows):
+    return rows[rows[:, 0].argsort()]
+
+
 def test_rows_are_divided_once_and_all():
     frame = linked(200)
     table = pg.Table.read(frame)
-    parts = _divided(table, frame, 3)
-    assert [len(part) for part in parts] == [140, 30, 30]
-    together = torch.cat(parts)
+    pool, test = _divided(table, frame, 3)
+    assert (len(pool), len(test)) == (170, 30)
     whole = table.encode(frame).float()
-    assert torch.equal(together[together[:, 0].argsort()], whole[whole[:, 0].argsort()])
-    assert not torch.equal(parts[2], _divided(table, frame, 4)[2])
+    assert torch.equal(sorted_rows(torch.cat([pool, test])), sorted_rows(whole))
+    assert not torch.equal(test, _divided(table, frame, 4)[1])
+    run = _Run(table, TWO, pool, 1.0, 0, False)
+    held_out = [run.fold(number)[1] for number in range(5)]
+    assert [len(each) for each in held_out] == [34] * 5
+    assert torch.equal(sorted_rows(torch.cat(held_out)), sorted_rows(pool))
+    for number in range(5):
+        assert torch.equal(sorted_rows(torch.cat(run.fold(number))), sorted_rows(pool))
+
+
+class Watched:
+    """Builds independent columns, and keeps the first column of the rows that it is given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, table, x):
+        self.seen.append(set(x[:, 0].tolist()))
+        return alone(table, x)
+
+
+def test_rows_of_the_leaderboard_have_no_part_in_what_it_compares():
+    frame = linked(100)[["x"]].assign(y=np.random.default_rng(1).normal(size=100))
+    watched = Watched()
+    candidates = {"watched": pg.Candidate(watched, 0.05), "alone": pg.Candidate(alone, 0.05)}
+    found = pg.search(frame, budget=1.0, candidates=candidates, progress=False)
+    table = found.model.table
+    pool, test = (set(pg.Tabular(table, alone(table, None)).prepare(part)[:, 0].tolist())
+                  for part in _divided(table, frame, 0))  # fmt: skip
+    assert watched.seen[0] < pool and not watched.seen[0] & test
+    scores = pg.log_likelihood(found.models["watched"], _divided(table, frame, 0)[1], seed=0)
+    assert scores.mean == pytest.approx(found.comparison.scores["watched"].mean)
+    for seen in watched.seen:
+        assert not seen & test or seen == pool | test  # the last fits, to all rows
 
 
 @pytest.mark.slow
 def test_the_family_that_fits_wins_and_scores_are_those_of_unseen_rows():
     frame = linked(missing=0.1)
-    found = pg.search(frame, budget="20 s", candidates=TWO, progress=False)
-    assert found.best == "chained" and found.comparison.best == "chained"
-    test = _divided(found.model.table, frame, 0)[2]
-    again = pg.log_likelihood(found.model, test, seed=0)
-    assert again.mean == pytest.approx(found.comparison.scores["chained"].mean)
-    drawn = found.model.sample(400, seed=0)
+    # ends far earlier, as held-out rows gain nothing
+    found = pg.search(frame, budget="3 min", candidates=TWO, progress=False)
+    assert found.best != "alone" and found.comparison.findings["alone"] == "worse"
+    assert found.weights["chained"] > 0.9
+    test = _divided(found.model.table, frame, 0)[1]
+    again = pg.log_likelihood(found.models[found.best], test, seed=0)
+    assert again.mean == pytest.approx(found.comparison.scores[found.best].mean)
+    drawn = found.model.sample(400, missing=False, seed=0)
     kept = (drawn["label"] == "up") == (drawn["x"] > 0)
     assert list(drawn.columns) == list(frame.columns) and kept.mean() > 0.85
+    assert 0.03 < found.model.sample(400, seed=0)["x"].isna().mean() < 0.2
     board = found.to_frame()
-    assert board.loc["chained", "chosen"] and not board.loc["alone", "chosen"]
-    assert "chosen on 60 validation rows: chained" in str(found)
+    assert board.loc[found.best, "chosen"] and not board.loc["alone", "chosen"]
+    assert board.loc["chained", "weight"] == found.weights["chained"]
+    assert f"chosen: {found.best}" in str(found)
+
+
+def two_kinds(n=300, seed=0):
+    """Half of the rows are of one family, half of another one."""
+    generator = np.random.default_rng(seed)
+    x, y = generator.normal(size=(2, n))
+    ring = np.stack([x, x + 0.05 * y], 1)
+    cloud = 5 + np.stack([y, x * y], 1)
+    return pd.DataFrame(np.where(generator.random(n)[:, None] < 0.5, ring, cloud)).rename(
+        columns={0: "x", 1: "y"}
+    )
+
+
+def gaussians(table, x):
+    return pg.GaussianMixture(2, 2)
+
+
+PLAN = {"two": pg.Candidate(gaussians, em=True), "alone": pg.Candidate(alone, 0.05)}
+
+
+def test_a_stack_is_the_mixture_of_its_fits_and_exact_as_they_are():
+    found = pg.search(two_kinds(), budget=4.0, candidates=PLAN, progress=False)
+    stacked = found.models["stacked"]
+    x = _divided(found.model.table, two_kinds(), 0)[1]
+    parts = stacked.family.components
+    logits = stacked.family.weights().log_softmax(-1)
+    by_hand = torch.stack(
+        [
+            logit + pg.Tabular(stacked.table, part)().log_prob(x)
+            for logit, part in zip(logits, parts, strict=True)
+        ]
+    ).logsumexp(0)
+    torch.testing.assert_close(stacked().log_prob(x), by_hand)
+    assert found.comparison.scores["stacked"].kind == "exact"
+    own = len(parts) // len(found.weights)
+    shares = logits.exp().reshape(len(found.weights), own).sum(1)
+    assert shares.tolist() == pytest.approx(list(found.weights.values()), abs=1e-5)
+    assert sum(found.weights.values()) == pytest.approx(1.0)
+
+
+def labels(n=400, seed=0):
+    generator = np.random.default_rng(seed)
+    one = generator.integers(0, 3, n)
+    other = np.where(generator.random(n) < 0.8, one, generator.integers(0, 3, n))
+    return pd.DataFrame(
+        {"one": np.array(["a", "b", "c"])[one], "other": np.array(["u", "v", "w"])[other]}
+    )
+
+
+def tree(table, x):
+    return pg.ChowLiu([3, 3])
+
+
+def test_the_winner_is_trained_again_on_all_rows():
+    """A tree is learned in closed form: that of all rows is the answer."""
+    frame = labels()
+    plan = {"tree": pg.Candidate(tree, em=True)}
+    found = pg.search(frame, budget=20.0, candidates=plan, stack=False, progress=False)
+    assert found.refitted and found.best == "tree" and found.weights == {"tree": 1.0}
+    whole = pg.ChowLiu([3, 3])
+    rows = found.model.table.encode(frame).float()
+    pg.em(whole, rows)
+    torch.testing.assert_close(found.model().log_prob(rows), whole().log_prob(rows))
+    assert not torch.allclose(found.models["tree"]().log_prob(rows), whole().log_prob(rows))
+    assert found.folds == 3 and "stacked" not in found.models
+    assert "the winner was then trained again" in str(found)
+
+
+def test_a_number_that_is_no_exact_one_is_not_stacked():
+    def autoencoder(table, x):
+        heads = table.heads()
+        decoder = Mixed(pg.nn.MLP(2, [8], Mixed(None, heads).width), heads)
+        encoder = pg.heads.Gaussian(pg.nn.MLP(x.shape[1], [8], 4))
+        return pg.VAE(pg.standard_normal(2), decoder, encoder)
+
+    plan = {"autoencoder": pg.Candidate(autoencoder, 0.01), **PLAN}
+    found = pg.search(two_kinds(100), budget=0.5, candidates=plan, progress=False)
+    assert "autoencoder" in found.models and "autoencoder" not in found.weights
+    assert found.comparison.scores["autoencoder"].kind == "unbiased"
+    assert found.comparison.findings["autoencoder"] in ("worse", "not settled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rows", "few", "many"),
+    [(200, True, False), (2000, False, True)],
+    ids=["few rows", "many rows"],
+)
+def test_families_of_the_portfolio_suit_the_rows_and_are_saved(rows, few, many, tmp_path):
+    frame = linked(rows, missing=0.1)
+    table = pg.Table.read(frame)
+    plan = pg.portfolio(table)
+    assert ("autoregressive, dropout" in plan, "variational autoencoder" in plan) == (few, many)
+    x = pg.Tabular(table, alone(table, None)).prepare(table.encode(frame).float())
+    for name, candidate in plan.items():
+        gen = pg.Tabular(table, candidate.build(table, x)).eval()
+        pg.save(gen, tmp_path / f"{name}.safetensors")
+        again = pg.load(tmp_path / f"{name}.safetensors").eval()
+        assert again.sample(5, seed=0).equals(gen.sample(5, seed=0)), name
+
+
+def test_a_result_is_not_saved_but_its_model(tmp_path):
+    found = pg.search(linked(60), budget=0.3, candidates={"alone": TWO["alone"]}, progress=False)
+    with pytest.raises(TypeError, match=r"model of the SearchResult: result\.model"):
+        pg.save(found, tmp_path / "found.safetensors")
+    pg.save(found.model, tmp_path / "found.safetensors")
+    again = pg.load(tmp_path / "found.safetensors")
+    assert again.sample(5, seed=0).equals(found.model.sample(5, seed=0))
 
 
 def test_what_fails_is_named_and_the_others_go_on():
     plan = {"broken": pg.Candidate(broken), "wide": pg.Candidate(too_wide), **TWO}
     found = pg.search(linked(60), budget=0.5, candidates=plan, progress=False)
-    assert set(found.models) == {"alone", "chained"}
+    assert set(found.models) >= {"alone", "chained"} >= set(found.weights)
     assert found.failures["broken"].startswith("expected nothing")
     assert "columns" in found.failures["wide"]
     assert "left out: broken" in str(found)
@@ -109,7 +256,15 @@ def test_where_all_fail_the_reasons_are_told():
 @pytest.mark.parametrize(
     ("frame", "names"),
     [
-        (linked(80), {"mixture of 5", "autoregressive"}),
+        (
+            linked(80),
+            {
+                "mixture of 5",
+                "autoregressive",
+                "autoregressive, dropout",
+                "autoregressive, mixtures",
+            },
+        ),
         (linked(80)[["label"]].assign(other=linked(80, 1)["label"]), {"tree"}),
         (linked(80)[["x", "size"]], {"Gaussian mixture", "neural spline flow"}),
         (pd.DataFrame({"n": np.random.default_rng(0).poisson(3, 80)}), {"independent columns"}),
@@ -147,6 +302,8 @@ def test_clusters_take_labels_and_missing_numbers():
         (lambda: pg.search(linked(19)), "20 rows"),
         (lambda: pg.search(linked(60), candidates={}), "one candidate"),
         (lambda: pg.search(linked(60), candidates={"a": alone}), "Candidate"),
+        (lambda: pg.search(linked(60), candidates={"stacked": TWO["alone"]}), "other names"),
+        (lambda: pg.search(linked(60), stack="no"), "stack"),
         (lambda: pg.search(torch.zeros(60, 2)), "frame"),
     ],
 )
@@ -165,7 +322,7 @@ class Breaks:
 def test_ctrl_c_ends_the_search_with_what_is_done():
     plan = {"alone": TWO["alone"], "stopped": pg.Candidate(Breaks()), "later": TWO["alone"]}
     found = pg.search(linked(60), budget=0.3, candidates=plan, progress=False)
-    assert set(found.models) == {"alone"}
+    assert set(found.models) == {"alone"} and not found.refitted
     assert found.failures == {"stopped": "interrupted", "later": "interrupted"}
     with pytest.raises(KeyboardInterrupt):
         pg.search(linked(60), candidates={"stopped": plan["stopped"]}, progress=False)

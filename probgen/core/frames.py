@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -20,6 +20,15 @@ def draws_frames(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def drawing(gen: Any, *arguments: Any, **options: Any) -> Any:
         drawn = function(gen, *arguments, **options)
-        return gen.frame(drawn.flatten(0, -2)) if getattr(gen, "gives_frames", False) else drawn
+        return gen.drawn(drawn.flatten(0, -2)) if getattr(gen, "gives_frames", False) else drawn
 
     return drawing
+
+
+def column_names(gen: Any) -> Sequence[str] | None:
+    """The names of the columns of rows, of families that have a table; ``None`` of others.
+
+    >>> column_names(None) is None
+    True
+    """
+    return gen.table.names if getattr(gen, "gives_frames", False) else None

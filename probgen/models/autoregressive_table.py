@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.construction import Recorded
 from probgen.core.contexts import batch_of, received
 from probgen.core.conversion import rows_from
 from probgen.core.module import DistributionModule
@@ -113,9 +114,16 @@ class AutoregressiveTable(DistributionModule):
         self.dims = len(heads)
         self.context_size = context
         self.register_buffer("order", check_orders(order, self.dims)[0])
-        self.seen = _Seen(heads, loc, scale)
-        inputs = self.seen.features + self.dims + context
-        self.net = MLP(inputs, hidden, self.columns.width, activation, dropout, norm, residual)
+        self.seen = ColumnFeatures(heads, loc, scale)
+        self.net = MLP(
+            self.seen.width + context,
+            hidden,
+            self.columns.width,
+            activation,
+            dropout,
+            norm,
+            residual,
+        )
 
     @classmethod
     def fitted(
@@ -125,10 +133,8 @@ class AutoregressiveTable(DistributionModule):
 
         Columns that do not vary have scale 1. ``options`` are those of the constructor.
         """
-        x = rows_from("x", x).double()
-        loc = x.nanmean(0).nan_to_num()
-        scale = (x - loc).square().nanmean(0).sqrt().nan_to_num()
-        return cls(heads, hidden, loc=loc, scale=torch.where(scale > 0, scale, 1.0), **options)
+        loc, scale = _moments(rows_from("x", x))
+        return cls(heads, hidden, loc=loc, scale=scale, **options)
 
     def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
         context = received(self, context)
@@ -149,8 +155,20 @@ class AutoregressiveTable(DistributionModule):
         return columns.entries
 
 
-class _Seen(nn.Module):
-    """What the network sees of a row: features of the columns that are seen, and which these are."""
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of columns, 1 of those that do not vary; NaN = missing."""
+    x = x.double()
+    loc = x.nanmean(0).nan_to_num()
+    scale = (x - loc).square().nanmean(0).sqrt().nan_to_num()
+    return loc, torch.where(scale > 0, scale, 1.0)
+
+
+class ColumnFeatures(Recorded, nn.Module):
+    """What a network sees of a row: features of the columns that are seen, and which these are.
+
+    ``(*batch, D) -> (*batch, width)``: labels as indicators, numbers in standard units. By default
+    all columns are seen that are not missing (NaN).
+    """
 
     column: Tensor
     value: Tensor
@@ -162,7 +180,7 @@ class _Seen(nn.Module):
         real = torch.get_default_dtype()
         dims = len(heads)
         shown = [(at, value) for at, head in enumerate(heads) for value in _shown(head)]
-        self.features = len(shown)
+        self.width = len(shown) + dims
         self.register_buffer("column", torch.tensor([at for at, _ in shown]), persistent=False)
         self.register_buffer("value", torch.tensor([value for _, value in shown]), persistent=False)
         self.register_buffer("loc", torch.zeros(dims) if loc is None else loc.to(real))
@@ -178,7 +196,13 @@ class _Seen(nn.Module):
                 f"expected scale > 0, got {self.scale}; give columns that do not vary a scale of 1"
             )
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+    @classmethod
+    def fitted(cls, heads: Sequence[Head], x: Tensor) -> ColumnFeatures:
+        """With the means and standard deviations of rows ``(N, D)``, NaN = missing."""
+        return cls(heads, *_moments(x))
+
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        seen = x.isnan().logical_not() if seen is None else seen
         x = torch.where(seen, x.to(self.loc), self.loc)
         of_column = x.index_select(-1, self.column)
         number = ((x - self.loc) / self.scale).index_select(-1, self.column)

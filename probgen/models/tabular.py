@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,12 +16,24 @@ from probgen.core.module import DistributionModule
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.supports import DOES_NOT_RUN, support_of
 from probgen.core.turns import same_random_state
+from probgen.distributions.conditional import conditional
 from probgen.distributions.flows.cells import CellTransform
 from probgen.distributions.flows.columns import ColumnMaps
 from probgen.distributions.flows.rescaled import Rescaled, summed
+from probgen.distributions.gibbs import completions
+from probgen.distributions.graphical.dependence_tree import (
+    family_counts,
+    log_shares,
+    mutual_information,
+    spanning_tree,
+    tree_distribution,
+)
 from probgen.distributions.rounded import Rounded
 from probgen.table.kinds import Continuous
-from probgen.table.schema import Table
+from probgen.table.schema import Field, Table
+
+MIDDLE = torch.tensor([0.25, 0.75], dtype=torch.float64)  # between them lies half of a column
+FINE = 100  # steps of the precision, in which that half is to be told apart
 
 
 class Tabular(DistributionModule):
@@ -39,8 +52,12 @@ class Tabular(DistributionModule):
     Scores are in the units of the frame: masses of labels, flags, counts and of zeros in a column
     with many of them; densities per unit of a continuous column, per day of dates. A column on a
     grid has a density that is constant on each step (its mass divided by the step, so the mass
-    where the step is 1), and makes the kind *unbiased*; else it is that of the family. Missing
-    cells are those of the family, which sums them out where it can.
+    where the step is 1), and makes the kind *unbiased*; else it is that of the family.
+
+    Missing cells are summed out by the family, where it can: a score is that of the known cells
+    alone, and which are known adds nothing to it. Frames that are drawn miss as many cells as the
+    table did when it was read, by a tree of the pairs of columns that lack cells together
+    (:meth:`gaps`), whatever the values are; ``sample(n, missing=False)`` has complete rows.
 
     Parameters
     ----------
@@ -101,6 +118,7 @@ class Tabular(DistributionModule):
         self.register_buffer("origin", torch.where(above, ends[:, 0], 0.0))
         self.register_buffer("whole", torch.tensor([kind.whole for kind in kinds]))
         self.register_buffer("atoms", torch.tensor(zeros))
+        self._zeros = [place for place, one in enumerate(zeros) if one]
 
     def forward(self, context: Tensor | None = None) -> Rescaled | Rounded:
         base = self.family(context)
@@ -113,22 +131,29 @@ class Tabular(DistributionModule):
     @property
     def _units(self) -> Any:
         """A change of units to :class:`Rescaled`, entry by entry."""
-        ends = self.low, self.high
-        return CellTransform(self.columns(), self.origin, *ends, self.whole, self.atoms)
+        cells = self.origin, self.low, self.high, self.whole, self.atoms
+        return CellTransform(self.columns(), *cells, self._zeros)
 
     def rows(self, frame: Any) -> Tensor:
-        """The rows of a frame as the programs take them, ``(N, D)``; see :meth:`Table.encode`."""
-        return self.table.encode(frame).to(self.low)
+        """The rows of a frame as the programs take them, ``(N, D)``; see :meth:`Table.encode`.
+
+        Raises ``ValueError``, too, for columns of numbers that the precision of the model does not
+        tell apart, or hold.
+        """
+        for field in self.table.fields:
+            _check_precision(field, self.low.dtype)
+        rows = self.table.encode(frame)
+        return rows.to(self.low)
 
     def frame(self, rows: Tensor, like: Any = None) -> Any:
-        """The frame of some rows ``(N, D)``; see :meth:`Table.decode`."""
-        return self.table.decode(rows, like)
+        """The frame of some rows ``(N, D)``; see :meth:`Table.decode` and :meth:`Table.recorded`."""
+        return self.table.decode(self.table.recorded(rows), like)
 
     def completed(self, frame: Any, rows: Tensor, missing: Tensor) -> Any:
         """A frame whose missing cells, ``(N, D)``, are those of some rows; the others stay."""
         known = self.table.encode(frame)
         missing = missing.to(known.device)
-        return self.table.decode(torch.where(missing, self.table.exact(rows), known), frame)
+        return self.table.decode(torch.where(missing, self.table.recorded(rows), known), frame)
 
     def center(self, draws: Tensor) -> Tensor:
         """Means of numbers, rounded ones of counts, and the most frequent label.
@@ -147,11 +172,112 @@ class Tabular(DistributionModule):
     @takes_seed
     @infers
     @torch.no_grad()
-    def sample(self, n: int, context: Tensor | None = None, *, seed: Seed = None) -> Any:
-        """A frame of ``n`` rows drawn from the model, in eval mode, for each context if there are."""
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        *,
+        given: Mapping[str, Any] | None = None,
+        missing: bool = True,
+        num_steps: int = 500,
+        seed: Seed = None,
+    ) -> Any:
+        """A frame of rows drawn from the model, in eval mode.
+
+        Given values of some columns the others are drawn from their conditional distribution. Draws
+        are *exact* where that of the family has a closed form (mixtures, trees, autoregressive
+        tables in the order that has the given columns first); ends of Gibbs chains where it has
+        none. A given value of a column on a grid says that the number lies anywhere in its step,
+        which makes draws *heuristic*, next to exact ones where a step is short. ``pg.impute`` of a
+        frame whose other cells are missing draws the same, and says of which kind it is.
+
+        Parameters
+        ----------
+        n : int
+            Rows, for each context if there are.
+        context : Tensor, optional
+            ``(*batch, *context_event)``.
+        given : mapping, optional
+            Values that columns have in all rows, by name: ``{"city": "Bern"}``.
+        missing : bool
+            Whether the frame lacks cells as the table did that was read; given ones are there.
+        num_steps : int
+            Sweeps of the chains, where there are.
+        seed : int or torch.Generator, optional
+            The same call with the same seed gives the same frame.
+
+        Raises
+        ------
+        NotImplementedError
+            For given values where the family neither has conditionals nor chains (flows).
+        TypeError, ValueError
+            For columns that there are not, and values that a column cannot have.
+
+        >>> import pandas
+        >>> from probgen.heads import Mixed
+        >>> from probgen.nn import Constant
+        >>> table = Table.read(pandas.DataFrame({"city": ["Bern", "Rome"], "sold": [3.25, 8.5]}))
+        >>> gen = Tabular(table, Mixed(Constant(4), table.heads()))
+        >>> gen.sample(3, given={"city": "Bern"})["city"].tolist()
+        ['Bern', 'Bern', 'Bern']
+        """
         checks.at_least(0, n=n)
-        drawn = self(context).sample(torch.Size((max(1, n),)))[:n]  # of none torch draws none
-        return self.frame(drawn.flatten(0, -2))
+        checks.at_least(1, num_steps=num_steps)
+        checks.flag(missing=missing)
+        known = self.table.row(given)
+        if known.isnan().all():
+            drawn = self(context).sample(torch.Size((max(1, n),)))[:n]  # of none torch draws none
+        else:
+            drawn = self._completed(context, known, max(1, n), num_steps)[:n]
+        rows = drawn.flatten(0, -2)
+        gaps = self.gaps(len(rows), ~known[0].isnan()) if missing else torch.zeros(rows.shape) > 0
+        free = self.table.recorded(rows).masked_fill(gaps, torch.nan)
+        return self.table.decode(torch.where(known.isnan(), free, known))
+
+    def _completed(self, context: Any, known: Tensor, n: int, num_steps: int) -> Tensor:
+        """Draws ``(n, *batch, D)`` given the numbers of a row ``(1, D)``, NaN = not given."""
+        distribution = self(context)
+        x = known.to(self.low).expand(*(distribution.batch_shape or (1,)), -1)
+        return completions(distribution, x, n, num_steps)[0]
+
+    def drawn(self, rows: Tensor) -> Any:
+        """The frame of rows ``(N, D)`` that were drawn, without the cells that :meth:`gaps` takes."""
+        return self.frame(rows.masked_fill(self.gaps(len(rows)).to(rows.device), torch.nan))
+
+    @torch.no_grad()
+    def gaps(self, n: int, present: Tensor | None = None) -> Tensor:
+        """Draws which cells are missing, ``(n, D)``: independent of the values, not of each other.
+
+        Given which columns, ``(D,)``, are not missing in these rows.
+
+        By a Chow-Liu tree of the indicators of columns that lacked cells when the table was read,
+        whose rates and pairs along the tree are those of its rows (Chow, Liu 1968,
+        https://doi.org/10.1109/TIT.1968.1054142).
+
+        >>> import pandas
+        >>> from probgen.heads import Mixed
+        >>> from probgen.nn import Constant
+        >>> table = Table.read(pandas.DataFrame({"a": [0.5, None, 1.5], "b": [1.5, 2.5, 0.5]}))
+        >>> gen = Tabular(table, Mixed(Constant(4), table.heads()))
+        >>> rates = gen.gaps(1000).double().mean(0)
+        >>> (rates - torch.tensor([1 / 3, 0.0])).abs() < 0.1
+        tensor([True, True])
+        """
+        missing = torch.zeros(n, len(self.low), dtype=torch.bool)
+        gaps = self.table.gaps
+        if gaps is None or not gaps.columns:
+            return missing
+        pairs = gaps.pairs()
+        parents = spanning_tree(mutual_information(pairs))
+        levels = (2,) * len(gaps.columns)
+        tables = log_shares(family_counts(pairs, parents), levels, 0.0)
+        tree: Any = tree_distribution(parents.tolist(), tables, levels)
+        if present is not None and present.any():
+            there = present[list(gaps.columns)]
+            tree = conditional(tree, torch.zeros(len(there)), there)
+        found = tree.sample(torch.Size((n,)))
+        missing[:, list(gaps.columns)] = found > 0
+        return missing
 
     def inside(self, rows: Any, weights: Any = None) -> tuple[DistributionModule, Tensor, float]:
         """The family, rows as it takes them, and the mean of the logarithms of their slopes.
@@ -164,6 +290,26 @@ class Tabular(DistributionModule):
         share = torch.ones(len(x)) if weights is None else rows_from("weights", weights)
         share = share.to(slopes)
         return self.family, y, float((slopes * share).sum() / share.sum())
+
+
+def _check_precision(field: Field, dtype: torch.dtype) -> None:
+    """Refuses numbers whose differences, or which themselves, are lost in a floating-point type."""
+    facts = field.facts
+    if field.kind.label or not facts.known:
+        return
+    info = torch.finfo(dtype)
+    lower, upper = torch.tensor(facts.sketch, dtype=torch.float64).quantile(MIDDLE).tolist()
+    spread = upper - lower or facts.high - facts.low
+    coarse = max(abs(lower), abs(upper)) * info.eps
+    held = max(abs(facts.low), abs(facts.high)) <= info.max
+    if held and spread > FINE * max(coarse, info.tiny):
+        return
+    name = field.name
+    raise ValueError(
+        f"expected numbers in column {name!r} that {str(dtype).removeprefix('torch.')} tells apart, "
+        f"got half of them from {lower:.10g} to {upper:.10g}; shift and scale them: "
+        f"frame[{name!r}] = (frame[{name!r}] - {lower!r}) / {spread!r}"
+    )
 
 
 def _check_family(table: Table, family: Any) -> None:

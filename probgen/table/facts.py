@@ -13,6 +13,7 @@ import torch
 from probgen.core.columns import AFFINE, DECIMALS, REPEATS, examine
 from probgen.table.storage import Plain, distinct
 
+DIGITS = 6  # behind the point: numbers with more are taken for any
 MOST = 256  # different values that are kept
 SKETCH = 257  # numbers, evenly spread over the ranks
 ZEROS = 0.05  # share of exact zeros
@@ -41,6 +42,8 @@ class Facts:
         How many zeros there are, and how many of the most frequent other number.
     step : float
         Of the grid on which repeated numbers lie; 0: on none.
+    digits : int, optional
+        Digits behind the point that all numbers have at most, ``None`` where they are more than six.
     map : int
         The increasing map under which they are closest to normal.
     sketch : tuple of float
@@ -62,6 +65,7 @@ class Facts:
     zeros: int = 0
     common: int = 0
     step: float = 0.0
+    digits: int | None = None
     map: int = AFFINE
     sketch: tuple[float, ...] = ()
 
@@ -146,6 +150,20 @@ def _step(known: np.ndarray, finest: float) -> float:
     return finest
 
 
+def _digits(known: np.ndarray) -> int | None:
+    """The digits behind the point of all numbers.
+
+    >>> _digits(np.array([0.25, 3.5])), _digits(np.array([1 / 3, 2.0]))
+    (2, None)
+    """
+    precision = 4 * np.finfo("float32").eps * np.abs(known)  # columns are often of float32
+    for digits in range(DIGITS + 1):
+        off = np.abs(known - known.round(digits))
+        if (off <= np.minimum(precision, 0.01 * 10.0**-digits)).all():
+            return digits
+    return None
+
+
 def _of_numbers(known: np.ndarray, distinct: int, tick: float, dates: bool) -> dict[str, Any]:
     if not len(known):
         return {"whole": True}
@@ -166,6 +184,7 @@ def _of_numbers(known: np.ndarray, distinct: int, tick: float, dates: bool) -> d
         "zeros": int(counts[levels == 0].sum()),
         "common": int(counts[levels != 0].max(initial=0)),
         "step": step,
+        "digits": None if tick else _digits(known),
         "map": found.map,
         "sketch": tuple(known[places].tolist()),
     }

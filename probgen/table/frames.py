@@ -18,6 +18,7 @@ HOW = {
     "Tensor": "give its columns names: pandas.DataFrame(x.numpy(), columns=[...])",
     "Series": "make one of it: x.to_frame()",
     "LazyFrame": "collect it: frame.collect()",
+    "RecordBatch": "make one of it: pyarrow.Table.from_batches([batch])",
     "str": "read the file first: pandas.read_csv(path)",
 }
 
@@ -61,19 +62,26 @@ def frame_from(frame: Any, name: str = "frame") -> Any:
 
 def _check_names(frame: Any) -> None:
     """Names of columns, which narwhals takes to be right."""
-    if type(frame).__module__.partition(".")[0] != "pandas" or getattr(frame, "ndim", 0) != 2:
+    pandas = type(frame).__module__.partition(".")[0] == "pandas"
+    if not pandas or type(frame).__name__ != "DataFrame":
         return
     names = frame.columns.tolist()
     if other := [name for name in names if not isinstance(name, str)]:
         raise ValueError(
-            f"expected columns whose names are strings, got {other[0]!r}; name them: "
-            "frame.columns = [...]"
+            f"expected columns whose names are strings, got {other[0]!r}; name them: {_named(other)}"
         )
     if twice := [name for place, name in enumerate(names) if name in names[:place]]:
         raise ValueError(
             f"expected a name for each column, got {twice[0]!r} twice; rename one: "
             "frame.columns = [...]"
         )
+
+
+def _named(other: list[Any]) -> str:
+    """How columns of other names, or of names in several levels, get strings."""
+    if isinstance(other[0], tuple):
+        return "frame.columns = ['_'.join(map(str, each)) for each in frame.columns]"
+    return "frame.columns = frame.columns.map(str)"
 
 
 def is_frame(value: Any) -> bool:
@@ -158,8 +166,8 @@ class NarwhalsMaker:
         return self.nw.new_series("x", values, dtype, backend=self.backend)
 
     def numbers(self, values: np.ndarray, dtype: str) -> Any:
-        """Floating-point numbers, NaN = missing."""
-        kind = getattr(self.nw, dtype)
+        """Floating-point numbers, NaN = missing; decimals come back as such, too."""
+        kind = self.nw.Float64 if dtype == "Decimal" else getattr(self.nw, dtype)
         whole = kind().is_integer()
         missing = np.isnan(values).tolist()
         plain = (np.where(missing, 0, values).astype("int64") if whole else values).tolist()

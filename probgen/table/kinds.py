@@ -12,14 +12,31 @@ import numpy as np
 import torch
 
 from probgen.core import checks
-from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, SOFTPLUS, Column, examine, under
+from probgen.core.columns import (
+    AFFINE,
+    ASINH,
+    LOG,
+    LOGIT,
+    MARGIN,
+    SOFT_LOGIT,
+    SOFTPLUS,
+    Column,
+    examine,
+    under,
+)
 from probgen.heads import Bernoulli, Categorical, Gaussian, Head, LogNormal, NegativeBinomial
 from probgen.heads.inflated import ZeroInflated
 from probgen.heads.ordinal import Ordinal
 from probgen.table.facts import Facts
 from probgen.table.storage import Plain
 
+FEW = 50  # values, fewer of which do not tell where a column ends
+CLEAR = 0.02  # of the range, by which its end lies off a bound
 IDENTIFIER = 0.9  # different labels a row, from which on a column names rows
+
+
+class UnknownLevel(ValueError):
+    """A label that a table does not have."""
 
 
 class Kind(ABC):
@@ -58,6 +75,15 @@ class Kind(ABC):
     def ends(self) -> tuple[float, float]:
         """The smallest and the largest number that there may be."""
 
+    def recorded(self, codes: np.ndarray, facts: Facts) -> np.ndarray:
+        """Numbers that were drawn, with as many digits as the column was recorded with."""
+        if self.label or facts.digits is None:
+            return codes
+        low, high = self.ends
+        rounded = codes.round(facts.digits)
+        open_ = (rounded <= low) & (codes > low) | (rounded >= high) & (codes < high)
+        return np.where(open_, codes, rounded)
+
 
 @dataclass(frozen=True)
 class Continuous(Kind):
@@ -65,6 +91,9 @@ class Continuous(Kind):
 
     They are modeled after the increasing map that suits them: a straight line or an inverse
     hyperbolic sine, a logarithm or the inverse of softplus above ``low``, a logit between bounds.
+    Numbers that come to a sharp end without bounds (ages of adults) are modeled after a logit of
+    their range that is a straight line near its ends, so that draws hardly leave it, and what lies
+    beyond still has a density.
 
     Parameters
     ----------
@@ -146,9 +175,13 @@ class Continuous(Kind):
             return under(LOGIT, values, step, self.low, self.high)
         if self.low is not None:
             tried = [under(kind, values - self.low, step) for kind in (LOG, SOFTPLUS)]
-            return max(tried, key=lambda column: column.gain)
+            best = max(tried, key=lambda column: column.gain)
+            if facts.low - self.low < CLEAR * (facts.high - facts.low):
+                return best
+            return _ending(best, values, step, facts, self.low)
         found = examine(values, math.inf, -math.inf)
-        return under(ASINH if found.map == ASINH else AFFINE, values, step)
+        best = under(ASINH if found.map == ASINH else AFFINE, values, step)
+        return _ending(best, values, step, facts)
 
     def head(self) -> Head:
         if self.zeros:
@@ -237,7 +270,7 @@ class Leveled(Kind):
             pass
         row = next(at for at, each in enumerate(plain) if not _is_level(each, places))
         more = _shown(plain[row])
-        raise ValueError(
+        raise UnknownLevel(
             f"expected {self._among()} in column {name!r}, got {more} in row {row}; mark it missing "
             f"(None), or give the table all levels: table.change({name}=Label([..., {more}]))"
         )
@@ -346,6 +379,8 @@ class Flag(Leveled):
 class Date(Kind):
     """Points in time, as days since the first one.
 
+    Draws hardly leave the range of the dates that were read; later ones have a density still.
+
     Parameters
     ----------
     step : float, optional
@@ -379,7 +414,9 @@ class Date(Kind):
         return codes
 
     def units(self, facts: Facts) -> Column:
-        return under(AFFINE, torch.tensor(facts.sketch, dtype=torch.float64), self.step or 0.0)
+        values = torch.tensor(facts.sketch, dtype=torch.float64)
+        line = under(AFFINE, values, self.step or 0.0)
+        return _ending(line, values, self.step or 0.0, facts, margin=-MARGIN)
 
     def head(self) -> Head:
         return Gaussian()
@@ -387,6 +424,22 @@ class Date(Kind):
     @property
     def ends(self) -> tuple[float, float]:
         return -math.inf, math.inf
+
+
+def _ending(
+    best: Column,
+    values: torch.Tensor,
+    step: float,
+    facts: Facts,
+    origin: float = 0.0,
+    margin: float = MARGIN,
+) -> Column:
+    """A soft logit of the range, where it gains ``margin`` nats a row over the ``best`` other map."""
+    if facts.known < FEW or not facts.low < facts.high:
+        return best
+    ends = facts.low - origin, facts.high - origin
+    soft = under(SOFT_LOGIT, values - origin, step, *ends)
+    return soft if soft.gain > best.gain + margin else best
 
 
 def recognized(facts: Facts) -> Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from probgen.core.construction import Recorded
 from probgen.heads import Head
 from probgen.heads.ordinal import Ordinal
 from probgen.table.facts import Facts
-from probgen.table.frames import BACKENDS, backend_of, frame_from, maker_of
+from probgen.table.frames import BACKENDS, backend_of, frame_from, maker_of, narwhals
+from probgen.table.gaps import Gaps
 from probgen.table.kinds import IDENTIFIER, Kind, recognized
 from probgen.table.storage import Objects, Plain, Storage, Times, storage_of
 
@@ -83,6 +85,8 @@ class Table(Recorded):
     backend : str
         The library of the frames that :meth:`decode` makes: ``"pandas"``, ``"polars"``,
         ``"pyarrow"``.
+    gaps : Gaps, optional
+        Which cells are missing together, for draws that miss as many.
 
     >>> import pandas
     >>> table = Table.read(pandas.DataFrame({"size": ["s", "l", "s"], "n": [0, 3, 1]}))
@@ -94,11 +98,13 @@ class Table(Recorded):
     tensor([[1., 2.]], dtype=torch.float64)
     """
 
-    def __init__(self, fields: Sequence[Field], backend: str = "pandas"):
+    def __init__(self, fields: Sequence[Field], backend: str = "pandas", gaps: Gaps | None = None):
         checks.instances(Field, fields=fields)
         checks.one_of(BACKENDS, backend=backend)
+        checks.instance(Gaps, **checks.given(gaps=gaps))
         self.fields = tuple(fields)
         self.backend = backend
+        self.gaps = gaps
 
     @classmethod
     def read(cls, frame: Any) -> Table:
@@ -123,7 +129,8 @@ class Table(Recorded):
                 "from rows that it is to be like"
             )
         fields = [_field(name, found[name]) for name in found.columns]
-        return cls(fields, backend_of(found))
+        missing = [_missing(field, found[field.name]) for field in fields]
+        return cls(fields, backend_of(found), Gaps.of(missing))
 
     @property
     def names(self) -> list[str]:
@@ -158,7 +165,7 @@ class Table(Recorded):
             field.changed(asked[field.name]) if field.name in asked else field
             for field in self.fields
         ]
-        return Table(fields, self.backend)
+        return Table(fields, self.backend, self.gaps)
 
     def _check_known(self, names: Iterable[str]) -> None:
         for name in names:
@@ -185,6 +192,28 @@ class Table(Recorded):
         self._check_columns(found)
         columns = [_codes(field, found[field.name]) for field in self.fields]
         return torch.from_numpy(np.stack(columns, 1))
+
+    def row(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Tensor:
+        """One row ``(1, D)`` with these values of some columns, all others missing (NaN).
+
+        Names that are no identifiers in a dict: ``table.row({"bill length": 39.1}, island="Dream")``.
+
+        Raises
+        ------
+        TypeError
+            For values of another type than those of a column.
+        ValueError
+            For columns that there are not, and values that a column cannot have.
+
+        >>> import pandas
+        >>> Table.read(pandas.DataFrame({"size": ["s", "l"], "n": [0, 3]})).row(size="s")
+        tensor([[1., nan]], dtype=torch.float64)
+        """
+        checks.instance(Mapping, 'give one: {"column": value}', **checks.given(values=values))
+        given = {**(values or {}), **more}
+        self._check_known(given)
+        cells = [_cell(field, given, self.backend) for field in self.fields]
+        return torch.tensor([cells], dtype=torch.float64)
 
     def _check_columns(self, frame: Any) -> None:
         given = frame.columns
@@ -255,6 +284,20 @@ class Table(Recorded):
         power = torch.pow(torch.tensor(10.0, dtype=torch.float64), digits)
         return torch.where(numbers.isfinite(), (numbers * power).round() / power, numbers)
 
+    def recorded(self, rows: Tensor) -> Tensor:
+        """Numbers ``(N, D)`` that were drawn, in float64, with as many digits as were read.
+
+        Prices come in cents, where those that were read did.
+
+        >>> import pandas
+        >>> Table.read(pandas.DataFrame({"a": [0.1, 2.25]})).recorded(torch.tensor([[0.123]])).tolist()
+        [[0.12]]
+        """
+        columns = zip(self.fields, self.exact(rows).numpy().T, strict=True)
+        return torch.from_numpy(
+            np.stack([field.kind.recorded(codes, field.facts) for field, codes in columns], 1)
+        )
+
     def heads(self) -> list[Head]:
         """One distribution for each column, without a network.
 
@@ -305,6 +348,14 @@ def _field(name: str, series: Any) -> Field:
     return Field(name, storage, recognized(facts).settled(name, facts), facts)
 
 
+def _missing(field: Field, series: Any) -> np.ndarray:
+    """Whether each cell is missing."""
+    values = field.storage.plain(series)
+    if isinstance(values, np.ndarray):
+        return np.isnan(values)
+    return np.array([each is None for each in values], dtype=bool)
+
+
 def _given(storage: Storage, values: Plain) -> dict[str, Any]:
     """What the type of a column says of its values."""
     if isinstance(storage, Times):
@@ -325,14 +376,31 @@ def _codes(field: Field, series: Any) -> np.ndarray:
     return field.kind.codes(field.name, plain)
 
 
+def _cell(field: Field, given: Mapping[str, Any], backend: str) -> float:
+    """The number of a value of one column, NaN where none is given."""
+    if field.name not in given:
+        return math.nan
+    series = narwhals().new_series(field.name, [given[field.name]], backend=backend)
+    number = float(_codes(field, series)[0])
+    if math.isnan(number):
+        raise ValueError(
+            f"expected a value of column {field.name!r}, got {given[field.name]!r}; leave out columns "
+            "whose value is not known"
+        )
+    return number
+
+
 def _described(field: Field) -> tuple[str, str, str]:
     facts = field.facts
     missing = f"; {facts.missing:,} missing" if facts.missing and facts.known else ""
     names = "; nearly all differ: leave it out?" if field.looks_like_names else ""
     if field.looks_like_dates:
         names = f"; dates as text? pandas.to_datetime(frame[{field.name!r}])"
+    word = field.kind.word
+    if isinstance(field.storage, Times) and field.kind.label and facts.known:
+        word = "always the same"
     dtype = "category" if field.storage.dtype.startswith("category") else field.storage.dtype
-    return field.name, dtype, field.kind.word + missing + names
+    return field.name, dtype, word + missing + names
 
 
 def _aligned(lines: Sequence[tuple[str, str, str]]) -> list[str]:

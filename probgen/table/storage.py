@@ -185,11 +185,17 @@ def _of_objects(name: str, series: Any, values: list[Any]) -> Storage:
     known = [each for each in values if each is not None]
     if all(isinstance(each, str | bool) for each in known):
         return Objects(type_of(series), missing=_missing_in(series))
+    if all(isinstance(each, Integral) for each in known) and max(map(abs, known)) > LARGEST:
+        return Objects(type_of(series), missing=_missing_in(series))
     if all(isinstance(each, Real | Decimal) and not isinstance(each, bool) for each in known):
         return Numbers(type_of(series), all(isinstance(each, Integral) for each in known))
     if all(isinstance(each, str | Real | Decimal) for each in known):
-        text = next(at for at, each in enumerate(values) if isinstance(each, str))
-        number = next(at for at, each in enumerate(values) if isinstance(each, Real | Decimal))
+        text = next(at for at, each in enumerate(values) if isinstance(each, str | bool))
+        number = next(
+            at
+            for at, each in enumerate(values)
+            if isinstance(each, Real | Decimal) and not isinstance(each, bool)
+        )
         raise TypeError(
             f"expected values of one type in column {name!r}, got {values[text]!r} in row {text} and "
             f"{values[number]!r} in row {number}; make labels of them, frame[{name!r}] = "
@@ -199,10 +205,16 @@ def _of_objects(name: str, series: Any, values: list[Any]) -> Storage:
     plain = str | Real | Decimal | None
     row = next(at for at, each in enumerate(values) if not isinstance(each, plain))
     kind = type(values[row]).__name__
-    how = HOW.get(kind, "frame[{!r}].astype(str)").format(name)
+    how = f"make them so: frame[{name!r}] = " + HOW.get(kind, "frame[{!r}].astype(str)").format(
+        name
+    )
+    if not type(series.to_native()).__module__.startswith("pandas"):
+        how = f"leave it out: frame.drop([{name!r}])"
+    elif kind == "complex":
+        how = f"make two columns of it, frame[{name!r}].to_numpy().real and .imag"
     raise TypeError(
         f"expected numbers, strings, flags, categories or dates in column {name!r}, got a {kind} "
-        f"in row {row}; make them so: frame[{name!r}] = {how}"
+        f"in row {row}; {how}"
     )
 
 
