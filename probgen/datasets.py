@@ -1,6 +1,6 @@
 """Readers of the small image sets that examples and benchmarks use; nothing is downloaded.
 
-And pictures with captions composed of them, and simulated showers of particles.
+And a table of penguins, pictures with captions composed of digits, and simulated showers of particles.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -24,7 +24,11 @@ from torch import Tensor
 
 from probgen.captions import CAPTION_WORDS, CaptionedDigits, caption, captioned_digits
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.showers import Showers, calorimeter_showers, channel_sums
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "CAPTION_WORDS",
@@ -39,6 +43,7 @@ __all__ = [
     "channel_sums",
     "load_digits",
     "load_mnist",
+    "load_penguins",
     "read_idx",
 ]
 
@@ -76,6 +81,7 @@ PARTS = {
 }
 
 
+@in_short
 class Mnist(NamedTuple):
     """Images ``(N, 28, 28)`` with values 0, 1, ..., 255, and labels ``(N,)``.
 
@@ -88,6 +94,7 @@ class Mnist(NamedTuple):
     test_labels: Tensor
 
 
+@in_short
 class Splits(NamedTuple):
     """Rows to train on, to choose by, and to report."""
 
@@ -186,23 +193,57 @@ def binarize(images: Tensor, seed: int) -> Tensor:
     return torch.bernoulli(images / 255, generator=torch.Generator().manual_seed(seed))
 
 
-def load_digits() -> Splits:
+@overload
+def load_digits(labels: Literal[False] = False) -> Splits: ...
+
+
+@overload
+def load_digits(labels: Literal[True]) -> tuple[Splits, Splits]: ...
+
+
+def load_digits(labels: bool = False) -> Splits | tuple[Splits, Splits]:
     """The 8 x 8 digits of scikit-learn, ``(N, 1, 8, 8)`` with levels 0, 1, ..., 16.
 
-    Split in the order of the file.
+    Split in the order of the file; with ``labels`` also which digits they are, whole numbers ``(N,)``.
 
     1,000 rows to train on, 350 to choose by, 447 to report. Alpaydin, Kaynak (1998), Optical
     recognition of handwritten digits, https://doi.org/10.24432/C50P49
 
     >>> [tuple(part.shape) for part in load_digits()]
     [(1000, 1, 8, 8), (350, 1, 8, 8), (447, 1, 8, 8)]
+    >>> images, digits = load_digits(labels=True)
+    >>> digits.train[:5]
+    tensor([0, 1, 2, 3, 4])
     """
+    checks.flag(labels=labels)
     from sklearn import datasets
 
-    images = (
-        torch.as_tensor(datasets.load_digits().images).to(torch.get_default_dtype()).unsqueeze(1)
-    )
-    return Splits(images[:1000], images[1000:1350], images[1350:])
+    source = datasets.load_digits()
+    images = torch.as_tensor(source.images).to(torch.get_default_dtype()).unsqueeze(1)
+    found = _split(images)
+    return (found, _split(torch.as_tensor(source.target))) if labels else found
+
+
+def _split(rows: Tensor) -> Splits:
+    return Splits(rows[:1000], rows[1000:1350], rows[1350:])
+
+
+def load_penguins() -> pd.DataFrame:
+    """344 penguins of three species near Palmer Station: a small table of every kind of column.
+
+    ``species``, ``island`` and ``sex`` are names, lengths and depths millimeters, ``body_mass_g``
+    grams; ``year`` is 2007 to 2009. Two penguins were not measured, eleven are of unknown sex. Horst,
+    Hill, Gorman (2020), palmerpenguins, https://doi.org/10.5281/zenodo.3960218, in the public domain
+    (CC0); Gorman, Williams, Fraser (2014), Ecological sexual dimorphism and environmental variability
+    within a community of Antarctic penguins, https://doi.org/10.1371/journal.pone.0090081
+
+    >>> frame = load_penguins()
+    >>> frame.shape, frame["species"].unique().tolist()
+    ((344, 8), ['Adelie', 'Gentoo', 'Chinstrap'])
+    """
+    import pandas as pd
+
+    return pd.read_csv(Path(__file__).with_name("penguins.csv"))
 
 
 def read_idx(path: str | os.PathLike) -> np.ndarray:

@@ -15,6 +15,8 @@ from probgen.core.batched import BatchedDistribution
 from probgen.core.kinds import density_kind, worst
 from probgen.core.missing import check_event
 from probgen.core.truncation import Truncation, truncated, using
+from probgen.distributions.conditional import conditional
+from probgen.distributions.conditioned import Conditioned, no_closed_form
 from probgen.distributions.denoised import DenoisedPair, denoised_pair_of, denoising_loss_of
 from probgen.distributions.gibbs import completions, gibbs
 
@@ -107,6 +109,37 @@ class Rounded(BatchedDistribution):
 @truncated.register(Rounded)
 def _(distribution: Rounded, rule: Truncation) -> Rounded:
     return distribution.using(rule)
+
+
+@conditional.register(Rounded)
+class RoundedGiven(Conditioned):
+    """What :func:`conditional` makes of a :class:`Rounded` distribution whose given entries have no grid.
+
+    The conditional of its base, whose draws are rounded. A given entry on a grid says of the base
+    only in which step it lies: then there is no closed form.
+    """
+
+    batched = {**Conditioned.batched, "given": 0}
+
+    def __init__(self, joint: Rounded, x: Tensor, mask: Tensor):
+        super().__init__(joint, x, mask)
+        if (self.seen & (joint.resolution > 0)).any():
+            raise NotImplementedError(
+                "expected given entries without a grid, got some that were recorded in steps, which has "
+                "no closed form; take pg.impute(gen, x), whose draws are then heuristic, or "
+                "Continuous(step=0) for the column"
+            )
+        self.given = conditional(self.joint.base_dist, self.observed, self.seen)
+        self.density_kind = worst("unbiased", density_kind(self.given))
+
+    def _draw(self, sample_shape: torch.Size) -> Tensor:
+        return self.joint.rounded(self.given.sample(sample_shape))
+
+    def _log_prob_missing(self, value: Tensor) -> Tensor:
+        return self.given.log_prob(self.joint._noisy(self.completed(value)))
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        raise no_closed_form(self.joint)
 
 
 @gibbs.register(Rounded)
