@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.keywords import explained
 from probgen.core.score import Score
 from probgen.core.seeds import Seed
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 ERRORS = 2.0  # standard errors of a paired difference that count as more than noise
 
 
+@in_short
 @dataclass(frozen=True)
 class ModelComparison:
     """Scores of several models on the same rows, the highest mean first.
@@ -35,7 +38,8 @@ class ModelComparison:
         How much better the first is than each, row by row: mean and standard error, in nats.
     findings : dict of str
         What follows for each: ``"best"``; ``"worse"``; ``"not told apart"``, within two standard
-        errors; ``"not settled"``, where the kinds of numbers leave open which model is better.
+        errors; ``"not settled"``, where the kinds of numbers leave open which model is better;
+        ``"no number"``, where the score is not one (NaN), which stands last.
     seconds : dict of float
         What each took to be scored; nothing for scores that were given.
 
@@ -148,6 +152,7 @@ def compare(
     checks.instance(Mapping, models=models)
     if not models:
         raise ValueError("expected one model at least, got none; pass {'name': model, ...}")
+    checks.texts(models=list(models))
     scores: dict[str, Score] = {}
     seconds: dict[str, float] = {}
     for name, each in models.items():
@@ -164,7 +169,7 @@ def compare(
             raise
         seconds[name] = time.perf_counter() - began
     higher = next(iter(scores.values())).unit == "nats"
-    ranked = sorted(scores, key=lambda name: scores[name].mean, reverse=higher)
+    ranked = sorted(scores, key=lambda name: _place(scores[name].mean, higher))
     first = scores[ranked[0]]
     behind: dict[str, tuple[float, float]] = {}
     findings: dict[str, str] = {}
@@ -172,12 +177,21 @@ def compare(
         behind[name] = first.difference(scores[name])
         lag = behind[name]
         findings[name] = "best" if name == ranked[0] else _finding(first, scores[name], lag)
+        if math.isnan(scores[name].mean):
+            findings[name] = "no number"
     return ModelComparison({name: scores[name] for name in ranked}, behind, findings, seconds)
+
+
+def _place(mean: float, higher: bool) -> tuple[bool, float]:
+    """What is sorted by: the best first, what is no number last."""
+    return math.isnan(mean), -mean if higher else mean
 
 
 def _finding(first: Score, other: Score, lag: tuple[float, float]) -> str:
     """What a difference says of two models, not of two numbers."""
     gain, stderr = lag
+    if abs(gain) == math.inf and first.kind == other.kind:
+        return "worse"  # rows that the other model says are impossible
     if first.kind == other.kind == "exact":
         return "worse" if gain > ERRORS * stderr else "not told apart"
     try:

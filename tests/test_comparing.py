@@ -1,5 +1,7 @@
 """Models side by side: the order, paired differences, and what the kinds of numbers settle."""
 
+import math
+
 import pyro.distributions as dist
 import pytest
 import torch
@@ -97,3 +99,25 @@ def test_what_does_not_compare_is_refused(models, error, says):
         pg.compare(models, torch.zeros(4, 2))
     notes = getattr(refusal.value, "__notes__", [])
     assert says in " ".join([str(refusal.value), *notes])
+
+
+NAN, INF = math.nan, math.inf
+ODD = {
+    "no number": ([NAN, 1.0, 2.0], [0.0, 1.0, 2.0], "b", {"a": "no number"}),
+    "no numbers": ([NAN] * 3, [NAN] * 3, "a", {"a": "no number", "b": "no number"}),
+    "an impossible row": ([-INF, 9.0, 9.0], [0.0, 1.0, 2.0], "b", {"a": "worse"}),
+    "no rows": ([], [], "a", {"a": "no number", "b": "no number"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_no_number_is_never_the_best(name):
+    one, other, best, findings = ODD[name]
+    found = pg.compare({"a": score(torch.tensor(one)), "b": score(torch.tensor(other))})
+    assert found.best == best and findings.items() <= found.findings.items()
+    assert str(found) and len(found.to_frame()) == 2
+
+
+def test_names_are_strings():
+    with pytest.raises(TypeError, match="expected"):
+        pg.compare({1: score(ROWS)})

@@ -208,7 +208,10 @@ LABELS = (
 def test_labels_are_to_be_encoded(gen):
     labels = torch.arange(128) % 10
     with pytest.raises(
-        ValueError, match=re.escape(LABELS + "torch.nn.functional.one_hot(labels, 10).float()")
+        ValueError,
+        match=re.escape(
+            LABELS + "torch.nn.functional.one_hot(torch.as_tensor(labels), 10).float()"
+        ),
     ):
         gen(labels)
     assert gen(nn.functional.one_hot(labels, 10).float()).batch_shape == (128,)
@@ -271,7 +274,7 @@ def test_labels_are_understood_and_the_advice_works(name, rows, form):
         context = eval(call, {"torch": torch, "labels": labels})
         assert context.shape == (rows, 10)
         if size != 10:
-            assert "10" in text.replace("one_hot(labels, 10)", "")
+            assert "10" in text.replace("one_hot(torch.as_tensor(labels), 10)", "")
         assert BUILDS[name](10)(context).batch_shape == (rows,)
 
 
@@ -296,7 +299,7 @@ def test_labels_for_a_network_that_does_not_tell_its_contexts():
     labels = torch.arange(6) % 4
     gen = Diffusion(OwnNetwork(), (3,))
     with pytest.raises(
-        ValueError, match=r"one_hot\(labels, 4\)\.float\(\), or build Diffusion with"
+        ValueError, match=r"as_tensor\(labels\), 4\)\.float\(\), or build Diffusion with"
     ):
         gen(labels)
     assert gen(nn.functional.one_hot(labels, 4).float()).sample().shape == (6, 3)
@@ -545,6 +548,55 @@ def test_the_advice_for_a_number_is_true():
     advice = str(caught.value).rpartition(": ")[2]
     assert advice == "torch.full((len(x), 2), 1.5)"
     assert pg.log_likelihood(gen, x, torch.full((len(x), 2), 1.5)).value.shape == (5,)
+
+
+FORMS = {
+    "integers": lambda labels: labels,
+    "integers of another type": lambda labels: labels.int(),
+    "numbers": lambda labels: labels.float(),
+    "a column": lambda labels: labels[:, None],
+    "an array": lambda labels: labels.numpy(),
+    "a list": lambda labels: labels.tolist(),
+    "below zero": lambda labels: labels - 1,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_advice_about_labels_runs_as_it_is_printed(form):
+    gen = heads.Gaussian(MLP(3, [4], 4))
+    truth = torch.arange(12) % 3
+    labels = FORMS[form](truth)
+    x = torch.zeros(12, 2)
+    with pytest.raises(ValueError, match="labels of shape") as caught:
+        pg.log_likelihood(gen, x, labels)
+    names = {"torch": torch, "labels": labels}
+    if form == "below zero":
+        exec(str(caught.value).partition("from 0 on: ")[2].partition(", or")[0], names)
+        with pytest.raises(ValueError, match="one-hot them") as caught:
+            pg.log_likelihood(gen, x, names["labels"])
+    context = eval(str(caught.value).partition("one-hot them: ")[2], names)
+    assert torch.equal(context, nn.functional.one_hot(truth, 3).float())
+    assert pg.log_likelihood(gen, x, context).value.shape == (12,)
+
+
+NUMBERS = {"a label": 2, "a label as a tensor": torch.tensor(2), "no label": 1.5}
+DOORS = {
+    "score": lambda gen, x, context: pg.log_likelihood(gen, x, context).value,
+    "sample": lambda gen, x, context: pg.sample(gen, 4, context),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_advice_for_one_number_means_what_was_meant(name, door):
+    gen = heads.Gaussian(MLP(3, [4], 4))
+    x = torch.zeros(5, 2)
+    with pytest.raises(TypeError, match="got the number") as caught:
+        DOORS[door](gen, x, NUMBERS[name])
+    context = eval(str(caught.value).rpartition(": ")[2], {"torch": torch, "x": x})
+    meant = torch.tensor([0.0, 0.0, 1.0]) if name != "no label" else torch.full((3,), 1.5)
+    assert (context == meant).all() and context.shape == (5 if door == "score" else 1, 3)
+    DOORS[door](gen, x, context)
 
 
 @pytest.mark.parametrize("ndim", [1, 2])

@@ -1,6 +1,7 @@
 """Imputation against conditional Gaussians, enumeration, and chains without their correction."""
 
 import math
+from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
@@ -99,6 +100,14 @@ def test_chains_with_a_poor_guide_reach_the_conditional_gaussian(poor):
         and (done.acceptance < 0.9).all()
     )
     assert_moments(done.draws, conditional(poor.marginal(), X, ~X.isnan()), X)
+
+
+@pytest.mark.parametrize(("shift", "spread", "warned"), [(0.3, 1.4, False), (8.0, 0.05, True)])
+def test_chains_that_hardly_move_warn(shift, spread, warned):
+    far = LinearGaussian(LOADINGS, 0.5 * torch.eye(4), shift=shift, spread=spread)
+    words = r"of 3 rows .* have an acceptance below 5%: .* num_steps=200"
+    with pytest.warns(UserWarning, match=words) if warned else nullcontext():
+        impute(far, X, draws=50, num_steps=20)
 
 
 @pytest.mark.slow

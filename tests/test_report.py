@@ -7,6 +7,7 @@ import re
 import tempfile
 from functools import cache
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -15,9 +16,13 @@ import pytest
 import torch
 
 import probgen as pg
+from probgen.diagnostics.findings import CAUTION, Finding
+from probgen.diagnostics.settled import Course
+from probgen.diagnostics.verdict import FitVerdict
+from probgen.evaluate.result import TwoSample
+from probgen.plot.samples import are_images
 from probgen.reporting.page import Section, cell_table, page, paragraph, points
-from probgen.reporting.pictures import are_images
-from probgen.reporting.sections import MEANS, SECTIONS
+from probgen.reporting.sections import MEANS, SECTIONS, judgment_section
 
 VOID = {"meta", "img", "br"}
 
@@ -252,6 +257,7 @@ def test_a_section_that_fails_does_not_cost_the_page(tmp_path, monkeypatch):
         ({"data": torch.zeros(0, 1)}, "expected data with at least one row"),
         ({"data": torch.zeros(4, 3)}, r"expected .*\(N, 1\)|expected .*shape"),
         ({"judged_rows": 0}, "expected judged_rows >= 1"),
+        ({"names": ["a", "b"]}, "expected names of 1 columns, got 2"),
         ({"progress": "bar"}, "expected progress to be True"),
     ],
 )
@@ -262,6 +268,32 @@ def test_what_does_not_fit_is_refused(change, message, tmp_path):
         given["path"] = tmp_path
     with pytest.raises((TypeError, ValueError), match=message):
         pg.report(**given)
+
+
+def _badge(verdict, comparisons=None):
+    about = SimpleNamespace(verdict=lambda: verdict, comparisons=lambda: comparisons)
+    return str(judgment_section(about).parts[0])
+
+
+BADGES = {
+    "nothing was judged": (FitVerdict(notes=("baseline: not compared (x)",)), None, "nothing here"),
+    "settled": (FitVerdict(Course("none", 99)), None, "no sign of trouble"),
+    "still changing": (FitVerdict(Course("falling", 99)), None, "look at what is marked"),
+    "a column": (
+        FitVerdict(Course("none", 99), advice=(Finding(CAUTION, "columns: 0 of x"),)),
+        None,
+        "worth a look",
+    ),
+    "samples are told": (FitVerdict(Course("none", 99)), 0.001, "worth a look"),
+    "samples are not told": (FitVerdict(Course("none", 99)), 0.3, "no sign of trouble"),
+}
+
+
+@pytest.mark.parametrize("name", BADGES)
+def test_the_badge_is_as_bad_as_the_worst_that_stands_below(name):
+    judged, p_value, words = BADGES[name]
+    tests = None if p_value is None else [TwoSample("MMD test", 0.1, p_value=p_value)]
+    assert words in _badge(judged, tests)
 
 
 def test_parts_of_a_page():

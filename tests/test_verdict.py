@@ -20,6 +20,7 @@ from torch import nn
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.core.rows import some_rows
+from probgen.diagnostics.baseline import Comparison
 from probgen.diagnostics.column_advice import column_advice
 from probgen.diagnostics.findings import trend
 from probgen.diagnostics.guide_draws import guide_draws
@@ -31,7 +32,7 @@ from probgen.diagnostics.psis import (
     pareto_smooth,
 )
 from probgen.diagnostics.remedies import remedies
-from probgen.diagnostics.settled import autocorrelation_time, course, settled
+from probgen.diagnostics.settled import Course, autocorrelation_time, course, settled
 from probgen.diagnostics.verdict import FitVerdict, verdict
 from probgen.heads import Gaussian
 from probgen.infer.em import em
@@ -39,7 +40,10 @@ from probgen.models.autoregressive_flow import MAF
 from probgen.models.joint_table import JointTable
 from probgen.models.mixture import GaussianMixture
 from probgen.models.standardized import Standardized
+from probgen.nn import Constant
 from probgen.scoring import log_likelihood
+from probgen.train.fit import fit
+from probgen.train.history import FitWarning
 
 
 class LinearGaussian(LatentVariableModel):
@@ -594,3 +598,20 @@ def test_a_loss_that_falls_steadily_may_take_a_higher_learning_rate():
     assert "train longer or at a higher learning rate" in trend(slow).text
     rising = course([0.001 * step for step in range(1000)])
     assert "higher" not in trend(rising).text and "lower the learning rate" in trend(rising).text
+
+
+@pytest.mark.parametrize("trend", ["falling", "short", "rising", "none"])
+def test_no_verdict_advises_a_higher_and_a_lower_learning_rate(trend):
+    worse = Comparison(-9.0, -1.0, -8.0, 0.1, 1.0, "exact", 100, False)
+    said = str(FitVerdict(Course(trend, 99, spread=0.1, stderr=0.01, scale=1.0), worse))
+    assert "worse than independent marginals" in said
+    assert not ("higher learning rate" in said and "lower" in said)
+
+
+def test_a_warning_says_what_is_wrong_and_the_history_all():
+    x = torch.randn(64, 1, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(FitWarning) as caught:
+        history = fit(Gaussian(Constant(2)), x, steps=5, progress=False)
+    (said,) = [str(each.message) for each in caught if each.category is FitWarning]
+    assert said.splitlines() == history.verdict.faults and "still changing" in said
+    assert set(said.splitlines()) < set(str(history).splitlines())

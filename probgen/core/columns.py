@@ -15,8 +15,10 @@ MARGIN = 0.05  # nats per row by which another map has to beat a straight line
 DECIMALS = range(-6, 8)  # grids of 10^6 to 10^-7
 TOLERANCE = 1e-3  # of a step of the grid
 
-AFFINE, LOG, LOGIT, ASINH, SOFTPLUS = range(5)
-NAMES = ("affine", "log", "logit", "asinh", "softplus")
+EDGE = 0.005  # share of the range at each end, from which on a soft logit is a straight line
+
+AFFINE, LOG, LOGIT, ASINH, SOFTPLUS, SOFT_LOGIT = range(6)
+NAMES = ("affine", "log", "logit", "asinh", "softplus", "soft logit")
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,10 @@ class Column:
     ----------
     map : int
         ``AFFINE``, ``LOG`` (of positive numbers), ``LOGIT`` (of those in the bounds), ``ASINH`` (of
-        those in units of ``spread`` around ``center``: heavy tails on both sides), or ``SOFTPLUS``
-        (of positive numbers: its inverse, a logarithm far below ``spread``, a line far above).
+        those in units of ``spread`` around ``center``: heavy tails on both sides), ``SOFTPLUS``
+        (of positive numbers: its inverse, a logarithm far below ``spread``, a line far above), or
+        ``SOFT_LOGIT`` (of any number: a logit between the bounds, continued by straight lines from
+        the outer 0.5 % of the range on, so that what lies beyond is improbable, not impossible).
     loc, scale : float
         Mean and standard deviation after the map; scale 1 for a constant column.
     center, spread : float
@@ -139,13 +143,13 @@ def under(
     Parameters
     ----------
     kind : int
-        ``AFFINE``, ``LOG``, ``LOGIT``, ``ASINH`` or ``SOFTPLUS``.
+        ``AFFINE``, ``LOG``, ``LOGIT``, ``ASINH``, ``SOFTPLUS`` or ``SOFT_LOGIT``.
     values : Tensor
         ``(N,)``, of the domain of the map.
     step : float
         The grid on which the column was recorded; 0: on none.
     low, high : float
-        Bounds for the logit.
+        Bounds for the logits.
 
     >>> column = under(LOG, torch.linspace(-3, 3, 1001).exp())
     >>> round(column.scale, 2)
@@ -162,6 +166,7 @@ def under(
         ASINH: lambda: _asinh(x, center, spread),
         LOG: lambda: (x.log(), -x.log()),
         LOGIT: lambda: _logit(x, low, high + step),
+        SOFT_LOGIT: lambda: _soft_logit(x, low, high + step),
         SOFTPLUS: lambda: _inverse_softplus(x, spread),
     }[kind]()
     return Column(
@@ -255,6 +260,15 @@ def _logit(x: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
     up = share.log()
     down = torch.log1p(-share)
     return up - down, -up - down - math.log(high - low)
+
+
+def _soft_logit(x: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    share = (x - low) / (high - low)
+    inner = share.clamp(EDGE, 1 - EDGE)
+    up = inner.log()
+    down = torch.log1p(-inner)
+    beyond = (share - inner) / (EDGE * (1 - EDGE))
+    return up - down + beyond, -up - down - math.log(high - low)
 
 
 def _likelihood(y: Tensor, slope: Tensor) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.keywords import draws_rows
 from probgen.core.missing import has_missing, is_known_complete, values_are_known
 
 Kinds = dict[Any, bool]  # of contexts that a family takes: whether their values are looked at
@@ -164,6 +165,7 @@ def _checked(family: Any, context: Any, how: str) -> Any:
     ndim = getattr(source, "context_ndim", 1)
     if context is None and size and not unknown:
         check_context(None, size, ndim, how=how)
+    context = _number_of(context, size, ndim)
     if not torch.is_tensor(context):
         if context is not None and (size is not None or ignores(source)):
             why = "was built without one" if size == 0 else "gives every row the same distribution"
@@ -184,6 +186,12 @@ def _checked(family: Any, context: Any, how: str) -> Any:
         check_known(context, ndim)
     _check_by_family(source, context)
     return context
+
+
+def _number_of(context: Any, size: int | None, ndim: int) -> Any:
+    """A tensor of one number as that number, where a vector is expected; all else as it is."""
+    lone = torch.is_tensor(context) and context.ndim == 0 and bool(size) and ndim == 1
+    return context.item() if lone and values_are_known() else context
 
 
 def _check_by_family(source: Any, context: Tensor) -> None:
@@ -361,7 +369,15 @@ def _advice_for_labels(labels: Tensor, size: int | None, ndim: int, name: str, h
         wanted = f"expected a context of shape {checks.context_words(size, ndim)}"
     if size == 1 and ndim == 1:
         return f"{wanted}, {got}; give them: labels[:, None]"
-    seen = int(labels.max()) + 1 if values_are_known() and labels.numel() else 0
+    known = values_are_known() and labels.numel() > 0
+    if known and labels.min() < 0:
+        count = len(labels.unique())
+        renumber = "labels = torch.unique(torch.as_tensor(labels), return_inverse=True)[1]"
+        return (
+            f"{wanted}, {got} of which some are negative; number the {count} classes from 0 on: "
+            f"{renumber}, or leave out the rows without a class"
+        )
+    seen = int(labels.max()) + 1 if known else 0
     classes = max(seen, size or 1)
     how = one_hot_call(labels, classes, ndim)
     if size is None:
@@ -383,17 +399,32 @@ def _advice_for_others(context: Any, size: int | None, ndim: int, without: str =
         return f"expected no context ({without}), {got}; leave it out"
     wanted = f"expected a context of shape {checks.context_words(size, ndim)}"
     if number and size and ndim == 1:
-        return f"{wanted}, {got}; give every row its own: torch.full((len(x), {size}), {context})"
+        return f"{wanted}, {got}; {_advice_for_number(context, size)}"
     return f"{wanted}, {got}; give a tensor of that shape"
+
+
+def _advice_for_number(number: float, size: int) -> str:
+    """What to do with one number for all rows: a label is one of several entries."""
+    rows = "1" if draws_rows() else "len(x)"
+    if size == 1 or not float(number).is_integer():
+        return f"give every row its own: torch.full(({rows}, {size}), {float(number)})"
+    if not 0 <= number < size:
+        return f"give every row its own, a tensor of shape ({rows}, {size})"
+    one_hot = f"torch.nn.functional.one_hot(torch.tensor([{int(number)}]), {size}).float()"
+    copies = "" if draws_rows() else ".expand(len(x), -1)"
+    return f"give every row its own, of a label one-hot: {one_hot}{copies}"
 
 
 def one_hot_call(labels: Tensor, classes: int, ndim: int = 1) -> str:
     """The call that makes contexts of labels, as vectors, sequences or images.
 
+    Labels may be an array or a list, too.
+
     >>> one_hot_call(torch.zeros(5, 1), 3)
-    'torch.nn.functional.one_hot(labels[:, 0].long(), 3).float()'
+    'torch.nn.functional.one_hot(torch.as_tensor(labels)[:, 0].long(), 3).float()'
     """
-    given = "labels" + "[:, 0]" * (labels.ndim > 1) + ".long()" * labels.is_floating_point()
+    given = "torch.as_tensor(labels)" + "[:, 0]" * (labels.ndim > 1)
+    given += ".long()" * (labels.dtype != torch.int64)
     room = ("", "", "[:, None].expand(-1, T, -1)", "[:, :, None, None].expand(-1, -1, H, W)")
     return f"torch.nn.functional.one_hot({given}, {classes}).float(){room[min(ndim, 3)]}"
 

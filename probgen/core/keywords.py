@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 HIDING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _running: ContextVar[tuple[str, tuple[str, ...]]] = ContextVar("running", default=("", ()))
 FEW = 8  # names of parameters that a sentence lists
@@ -194,10 +195,12 @@ def explained_by(hint: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         known = taken(function)
         if known is None:
             return function
+        signature = inspect.signature(function)
 
         @wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
             check_taken(function.__name__, kwargs, known, hint)
+            check_bound(function.__name__, signature, args, kwargs)
             if known[:1] != ("gen",):
                 return function(*args, **kwargs)
             with called_as(function.__name__, known):
@@ -246,6 +249,11 @@ def call_form(*names: str) -> str:
     return f"{name}({', '.join([*first, *names])})"
 
 
+def draws_rows() -> bool:
+    """Whether the public function that runs is told how many rows to draw, and given none."""
+    return "n" in _running.get()[1]
+
+
 def taken(function: Callable[..., Any]) -> tuple[str, ...] | None:
     """The names of the keywords that a function takes; ``None`` where it takes any.
 
@@ -287,6 +295,53 @@ def check_taken(
             raise TypeError(
                 f"expected arguments that {name} takes, got {word}; {advice(word, known, hint)}"
             )
+
+
+def check_bound(
+    name: str, signature: inspect.Signature, args: tuple, kwargs: dict[str, Any]
+) -> None:
+    """Raises ``TypeError`` where arguments lack, are too many, or are given twice.
+
+    >>> def judge(data, *, statistic): pass
+    >>> check_bound("judge", inspect.signature(judge), (1,), {})
+    Traceback (most recent call last):
+    TypeError: expected the arguments of judge, got no statistic; give judge(data, statistic=...)
+    >>> check_bound("judge", inspect.signature(judge), (1, 2), {"statistic": 3})
+    Traceback (most recent call last):
+    TypeError: expected 1 argument of judge by place, got 2 (int, int); give judge(data, statistic=...), several ...
+    """
+    try:
+        signature.bind(*args, **kwargs)
+        return
+    except TypeError:
+        pass
+    needed = [p for p in signature.parameters.values() if p.default is p.empty]
+    form = f"{name}({', '.join(map(_as_given, needed))})"
+    placed = [p.name for p in signature.parameters.values() if p.kind in PLACED]
+    given = {*placed[: len(args)], *kwargs}
+    if len(args) > len(placed) and not any(
+        p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()
+    ):
+        kinds = ", ".join(type(each).__name__ for each in args)
+        more = ", several arguments of a model as one: data=(x, y)" * ("data" in placed)
+        raise TypeError(
+            f"expected {len(placed)} argument{'s' * (len(placed) != 1)} of {name} by place, got "
+            f"{len(args)} ({kinds}); give {form}{more}, and others by name"
+        )
+    if lacking := [p.name for p in needed if p.name not in given and p.kind in NAMED]:
+        raise TypeError(
+            f"expected the arguments of {name}, got no {' and no '.join(lacking)}; give {form}"
+        )
+    twice = next(each for each in placed[: len(args)] if each in kwargs)
+    raise TypeError(
+        f"expected each argument of {name} once, got {twice} by place and by name; leave one out"
+    )
+
+
+def _as_given(parameter: inspect.Parameter) -> str:
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return f"{parameter.name}=..."
+    return "*" * (parameter.kind is parameter.VAR_POSITIONAL) + parameter.name
 
 
 def advice(word: str, known: Collection[str], hint: str = "") -> str:

@@ -95,18 +95,40 @@ def kind_of(reading: Reading, plate: str = "data") -> str:
         check_drawn(name, site, model)
     if visits_one(reading, plate):
         kind = "bound"
-    for name, site in model.items():
-        if not site["is_observed"] and name not in drawn and not is_enumerated(site):
-            raise ValueError(
-                f"expected the guide to draw the latent site '{name}' of the model, it does not; "
-                "add pyro.sample"
-                f"('{name}', ...) to the guide, or infer={{'enumerate': 'parallel'}} to a discrete "
-                "site of the model"
-            )
+    lacking = [
+        name
+        for name, site in model.items()
+        if not site["is_observed"] and name not in drawn and not is_enumerated(site)
+    ]
+    if lacking:
+        raise ValueError(_not_drawn(lacking, not drawn))
+    for site in model.values():
         kind = worst(
             kind, "unnormalized" if isinstance(site["fn"], Unit) else density_kind(site["fn"])
         )
     return kind
+
+
+def _not_drawn(names: list[str], empty: bool) -> str:
+    other = "; or pass another: Program(model, AutoNormal(model))" * empty
+    return (
+        f"expected the guide to draw the latent site '{names[0]}' of the model, it does not; add "
+        f"pyro.sample('{names[0]}', ...) to the guide, or infer={{'enumerate': 'parallel'}} to a "
+        f"discrete site of the model{other}"
+    )
+
+
+def without_guide(names: list[str]) -> str:
+    """What to do about latent sites that no guide draws.
+
+    >>> without_guide(["mu", "w"])
+    'expected a guide that draws the latent sites mu, w, got none; pass one: Program(model, AutoNormal(model))'
+    """
+    site = "site" if len(names) == 1 else "sites"
+    return (
+        f"expected a guide that draws the latent {site} {', '.join(names)}, got none; pass one: "
+        "Program(model, AutoNormal(model))"
+    )
 
 
 def check_drawn(name: str, site: Site, model: Sites) -> None:

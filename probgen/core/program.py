@@ -134,7 +134,11 @@ class Program(Recorded, nn.Module):
     def model(self, *args: Any, **kwargs: Any) -> Any:
         args = joined(args, kwargs)
         with self._running(args):
-            return call(self._model, args)
+            try:
+                return call(self._model, args)
+            except (TypeError, AttributeError) as error:
+                _check_drawn(self._model, args, error)
+                raise
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         args = joined(args, kwargs)
@@ -263,8 +267,18 @@ class Program(Recorded, nn.Module):
 
     def __repr__(self) -> str:
         if not self._lines:
-            return super().__repr__()
+            return self._before_a_run()
         return f"Program: rows are plate '{self.plate}'\n{table(self._lines)}"
+
+    def _before_a_run(self) -> str:
+        """What it was made of, and how to see its sites."""
+        names = list(self.parameters_by_name())
+        given = ", ".join(names) + "," * (len(names) == 1)
+        guide = "none" if self._guide is None else _name_of(self._guide)
+        return (
+            f"Program(model={_name_of(self._model)}, guide={guide}): its sites are shown once it has "
+            f"run, as by program.settle(({given}))"
+        )
 
     def render(self, *args: Any, **options: Any) -> Any:
         """The model as a graph, by :func:`pyro.infer.inspect.render_model`.
@@ -367,8 +381,24 @@ def check_takes_context(model: Callable[..., Any], place: str = "", how: str = "
         names = ", ".join(signature.parameters)
         raise TypeError(
             f"expected a model of (x=None, context=None){place}, whose x can be drawn, got one of "
-            f"({names}); {how or f'use predictive(gen, {names})'}"
+            f"({names}); {how or _predicted(names)}"
         ) from None
+
+
+def _predicted(names: str) -> str:
+    return f"use predictive({', '.join(filter(None, ('gen', names)))})"
+
+
+def _check_drawn(model: Callable[..., Any], args: tuple, error: Exception) -> None:
+    """Says of a model that needs its first argument that it was called to draw it."""
+    first = next(iter(open_parameters(model).values()), None)
+    if first is None or not args or args[0] is not None or first.default is not first.empty:
+        return
+    raise TypeError(
+        f"expected a model that draws {first.name} where it is None, got one that does not run "
+        f"then ({type(error).__name__}: {error}); give its arguments: "
+        f"{_predicted(', '.join(open_parameters(model)))}"
+    ) from error
 
 
 def _check_kinds(batch: tuple, error: Exception) -> None:
@@ -378,16 +408,31 @@ def _check_kinds(batch: tuple, error: Exception) -> None:
         raise ValueError(NO_ROWS) from error
     positional, named = split(batch)
     values = [*positional, *named.values()]
+    error = error.__cause__ if isinstance(error.__cause__, Exception) else error
     if all(isinstance(value, Tensor) and value.ndim for value in values) and values:
+        _check_lengths(positional, named, error)
         return
+    how = "pass rows as tensors, arrays or frames"
+    if any(isinstance(value, tuple) for value in positional):
+        how = f"pass the arguments side by side, or {how.removeprefix('pass ')}"
     words = [*map(_in_words, positional)]
     words += [f"{name}={_in_words(value)}" for name, value in named.items()]
     got = ", ".join(words) or "nothing"
     raise TypeError(
         f"expected arguments that the program runs on, got {got} ({type(error).__name__}: "
-        f"{error}); pass rows as "
-        "tensors, arrays or frames"
+        f"{error}); {how}"
     ) from error
+
+
+def _check_lengths(positional: tuple, named: Mapping[str, Any], error: Exception) -> None:
+    """Says of tensors on which a program does not run that they have not the same rows."""
+    tensors = [*positional, *named.values()]
+    if len({len(value) for value in tensors}) > 1:
+        shapes = " and ".join(str(tuple(value.shape)) for value in tensors)
+        raise ValueError(
+            f"expected arguments that the program runs on, got tensors of shape {shapes} "
+            f"({type(error).__name__}: {error}); give all as many rows"
+        ) from error
 
 
 def _in_words(value: Any) -> str:
@@ -396,6 +441,10 @@ def _in_words(value: Any) -> str:
         if isinstance(value, Tensor)
         else type(value).__name__
     )
+
+
+def _name_of(program: Callable[..., Any]) -> str:
+    return str(getattr(program, "__name__", type(program).__name__))
 
 
 def _check_state(

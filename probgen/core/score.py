@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.given_weights import weights_from
 from probgen.core.kinds import KINDS
 
 
+@in_short
 @dataclass(frozen=True)
 class Score:
     """Log-likelihoods of rows, with what they may be used for.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
-from probgen.core.arguments import own_dtype
+from probgen.core.arguments import own_dtype, split
 from probgen.core.contexts import size_of
 from probgen.core.kinds import density_kind
 from probgen.core.missing import has_missing, values_are_known
@@ -23,7 +23,7 @@ from probgen.core.modes import infers
 from probgen.core.ragged import Ragged
 from probgen.core.rows import leaves_of
 from probgen.core.runtime import evaluating, validation
-from probgen.core.sites import Site, observed_sites
+from probgen.core.sites import Site, density_sites, observed_sites
 from probgen.core.support_words import in_words
 from probgen.core.turns import same_random_state
 from probgen.core.unions import atoms_of
@@ -80,6 +80,8 @@ def check_support(
                 check_values(name, whole, support or support_of(site["fn"]))
                 if not missing and (not family or part.isnan().any()):
                     _check_scored(name, site)
+    if not family:
+        _check_determined(gen, batch)
 
 
 def _few(batch: tuple) -> tuple:
@@ -108,11 +110,55 @@ def _check_scored(name: str, site: Site) -> None:
     except NotImplementedError:
         return
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"expected values of {value.dtype} that site '{name}' can score: {refusal(site, error)}"
-        ) from error
+        why = refusal(site, error)
+        own = why.startswith("expected")
+        what = (
+            f"site '{name}'"
+            if own
+            else f"expected values of {value.dtype} that site '{name}' can score"
+        )
+        raise ValueError(f"{what}: {why}") from error
     if lost:
         raise ValueError(f"site '{name}': {refusal(site)}")
+
+
+def _check_determined(gen: Any, batch: tuple) -> None:
+    """Refuses missing values in an argument of a program that leave no distribution at a site."""
+    positional, named = split(batch)
+    given = {**dict(zip([*gen.parameters_by_name()], positional, strict=False)), **named}
+    lacking = {
+        name: value
+        for name, value in given.items()
+        if torch.is_tensor(value) and value.ndim and has_missing(value)
+    }
+    if not lacking:
+        return
+    sites = _run(gen, batch)
+    held = [site["value"] for site in sites.values() if site["is_observed"]]
+    for word, value in lacking.items():
+        undetermined = [name for name, site in sites.items() if _is_undetermined(site)]
+        if undetermined and not any(value is each for each in held):
+            row = int(value.isnan().reshape(len(value), -1).any(1).nonzero()[0])
+            raise ValueError(
+                f"expected complete values in {word}, on which the distribution at site "
+                f"'{undetermined[0]}' depends, got NaN in row {row}; fill them in, or leave out these "
+                "rows"
+            )
+
+
+def _is_undetermined(site: Site) -> bool:
+    """Whether a distribution has NaN among its parameters, as the density of known values tells."""
+    distribution = site["fn"]
+    value = site["value"]
+    if not site["is_observed"]:
+        return has_missing(value)
+    if density_kind(distribution) == "implicit" or getattr(distribution, "costly_density", False):
+        return False
+    try:
+        density = distribution.log_prob(value.nan_to_num(0.0))
+    except (NotImplementedError, ValueError, RuntimeError):
+        return False
+    return bool(density.isnan().any())
 
 
 def refusal(site: Site, error: Exception | None = None) -> str:
@@ -135,12 +181,25 @@ def _other_size(site: Site) -> str:
     event = tuple(site["fn"].event_shape)
     shape = tuple(site["value"].shape)
     if not event or shape[max(len(shape) - len(event), 0) :] == event:
-        return ""
+        return _other_rows(site)
     wanted = ", ".join(map(str, event))
     other = "data and model" if site["is_observed"] else "guide and model"
     return (
         f"expected values of shape (*batch, {wanted}), got {shape}; give {other} events of one "
         "shape"
+    )
+
+
+def _other_rows(site: Site) -> str:
+    """How many rows there should be, where a plate has others; nothing where it has not."""
+    shape = tuple(site["value"].shape)
+    wanted = tuple(site["fn"].shape())
+    pairs = zip(reversed(shape), reversed(wanted), strict=False)
+    if all(one == other or 1 in (one, other) for one, other in pairs):
+        return ""
+    return (
+        f"expected values of shape {wanted}, as the plates and the other arguments say, got "
+        f"{shape}; give all arguments as many rows"
     )
 
 
@@ -352,6 +411,15 @@ def _bounds(support: Constraint) -> list[Tensor]:
     for part in getattr(support, "parts", ()):
         own += _bounds(_of_entries(part))
     return own
+
+
+def _run(gen: GenerativeModel, batch: tuple) -> dict[str, Site]:
+    """Sites of one run that have a density; none where the program does not run like that."""
+    try:
+        with _unnoticed():
+            return density_sites(poutine.trace(gen.model).get_trace(*batch))
+    except DOES_NOT_RUN:
+        return {}
 
 
 def _observed(gen: GenerativeModel, batch: tuple) -> dict[str, Site]:

@@ -119,6 +119,8 @@ def atoms_of(support: Any) -> tuple:
         return atoms_of(parts[0])
     if isinstance(support, WithAtoms):
         return () if support.is_discrete else tuple(sorted(support.atoms))
+    if own := getattr(support, "atoms", ()):  # of the columns of a table
+        return tuple(own)
     columns = _by_column(support)
     if len(set(columns)) < 2:  # alike, or no columns at all
         return columns[0] if columns else ()

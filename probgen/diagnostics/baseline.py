@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from probgen.core.frames import column_names
 from probgen.core.kinds import density_kind, worst
 from probgen.core.modes import infers
 from probgen.core.reading import user_scale
@@ -41,6 +42,7 @@ class ObservedSite(NamedTuple):
     support: Any
     kind: str
     costly: bool
+    names: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def _comparison(parts: list[_ScorePart], held_out: bool) -> Comparison:
 
 def _fitted(rows: list[ObservedSite], other: list[ObservedSite]) -> IndependentMarginals:
     pairs = zip(rows, other, strict=True)
-    found = [marginals(own.value, rest.value, own.support) for own, rest in pairs]
+    found = [marginals(own.value, rest.value, own.support, own.names) for own, rest in pairs]
     total = found[0]
     for more in found[1:]:
         total = total + more
@@ -232,7 +234,8 @@ def data_of(gen: GenerativeModel, batch: tuple) -> list[ObservedSite]:
     if not found:
         raise NoMarginals("no observed rows")
     rows = layout_of(gen, batch).size
-    return [_observed(site, gen.plate, rows) for site in found]
+    names = column_names(gen)
+    return [_observed(site, gen.plate, rows)._replace(names=names) for site in found]
 
 
 def _observed(site: Site, plate: str, count: int) -> ObservedSite:

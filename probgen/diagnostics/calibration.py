@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.keywords import explained
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
@@ -24,6 +25,7 @@ from probgen.infer.posterior import prior_predictive
 from probgen.infer.simulate import Draws, trace_of
 
 
+@in_short
 @dataclass(frozen=True)
 class Calibration:
     r"""Ranks of parameters among draws from their posteriors, over many simulated data sets.

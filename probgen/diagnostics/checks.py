@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.seeds import Seed, takes_seed
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 
+@in_short
 @dataclass(frozen=True)
 class PredictiveCheck:
     """A statistic of the data among the same statistic of replicated data.
@@ -35,6 +37,14 @@ class PredictiveCheck:
 
     observed: Tensor
     replicated: Tensor
+
+    def __str__(self) -> str:
+        """The p-values, the extreme ones of many."""
+        values = self.p_value.flatten()
+        shown = f"p = {float(values[0]):.2f}" if len(values) == 1 else ""
+        if len(values) > 1:
+            shown = f"p from {values.min():.2f} to {values.max():.2f}, of {len(values)} statistics"
+        return f"PredictiveCheck({shown}; {len(self.replicated)} replications)"
 
     @property
     def p_value(self) -> Tensor:

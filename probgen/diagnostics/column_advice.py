@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,7 +54,7 @@ def column_advice(gen: GenerativeModel, *batch: Any) -> tuple[Finding, ...]:
     for each in observed:
         if not each.support.is_discrete:
             rows = _densities(each.value, each.support)
-            texts = _of_rows(rows, "x", set(_DATA) - prepares, also)
+            texts = _of_rows(rows, "x", set(_DATA) - prepares, also, each.names)
             found += [Finding(CAUTION, text) for text in texts]
     for name, value in _others(gen, batch, [each.value for each in observed]):
         severity = FAULT if name == "context" else CAUTION
@@ -73,6 +73,8 @@ def _densities(rows: Tensor, support: Any) -> Tensor:
         return rows
     support, _ = of_entries(support)
     rows = rows.masked_fill(which_atom(rows, support) > 0, torch.nan)
+    if (whole := getattr(support, "whole", None)) is not None:  # of the columns of a table
+        return rows.masked_fill(whole.cpu(), torch.nan)
     blocks = zip(getattr(support, "cseq", ()), getattr(support, "lengths", ()), strict=True)
     told = [
         part.is_discrete or getattr(part, "base", part) not in REAL
@@ -98,7 +100,13 @@ def _others(gen: GenerativeModel, batch: tuple, observed: list[Tensor]) -> list[
     return found if not names else [each for each in found if each[0] != "x"]
 
 
-def _of_rows(rows: Tensor, name: str, kinds: set[str], also: str = "") -> list[str]:
+def _of_rows(
+    rows: Tensor,
+    name: str,
+    kinds: set[str],
+    also: str = "",
+    names: Sequence[str] | None = None,
+) -> list[str]:
     """Sentences about columns; ``also`` is what else to do about units."""
     rows = rows[:, None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[1] > WIDE:
@@ -111,11 +119,12 @@ def _of_rows(rows: Tensor, name: str, kinds: set[str], also: str = "") -> list[s
         some = [index for index, column in enumerate(columns) if test(column)]
         if some:
             first = words(columns[some[0]]) + also * (kind == "scale")
-            found.append(f"columns: {_listed(some)} of {name} {first}")
+            shown = some if names is None else [repr(names[index]) for index in some]
+            found.append(f"columns: {_listed(shown)} of {name} {first}")
     return found
 
 
-def _listed(columns: list[int]) -> str:
+def _listed(columns: Sequence[Any]) -> str:
     named = ", ".join(map(str, columns[:NAMED]))
     more = len(columns) - NAMED
     return f"{named} and {more} more" if more > 0 else named

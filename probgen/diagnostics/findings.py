@@ -87,10 +87,14 @@ def noise(course: Course) -> list[Finding]:
     ]
 
 
-def baseline(found: Comparison, remedies: Sequence[str] = ()) -> Finding:
-    """Whether the model is better than independent marginals of the same rows."""
+def baseline(found: Comparison, remedies: Sequence[str] = (), falling: bool = False) -> Finding:
+    """Whether the model is better than independent marginals of the same rows.
+
+    What helps a loss that is ``falling`` is said where the loss is.
+    """
     if found.worse:
-        how = [*remedies, "train longer at a lower learning rate", "or take another family"]
+        longer = "train longer" if falling else "train longer at a lower learning rate"
+        how = [*remedies, longer, "or take another family"]
         return Finding(
             FAULT, f"baseline: worse than independent marginals, {found}; {', '.join(how)}"
         )

@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from probgen.compile.scheduling import Call, repeated, windows
+from probgen.core.described import in_short
 from probgen.core.kinds import check_rows_drawn, kind_of, takes_no_draw
 from probgen.core.missing import has_missing
 from probgen.core.reading import Reading, read
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 
+@in_short
 @dataclass(frozen=True)
 class GuideDraws:
     r"""K joint draws of all latents of a guide.

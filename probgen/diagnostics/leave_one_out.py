@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.described import in_short
+from probgen.core.keywords import explained
 from probgen.core.turns import in_turn
 from probgen.diagnostics.psis import pareto_smooth
 
@@ -26,6 +28,7 @@ NEEDED = (
 MANY = 0.1  # share of rows with a large k-hat above which the sum is in doubt
 
 
+@in_short
 @dataclass(frozen=True)
 class LooResult:
     """Expected log predictive density of rows that the model has not seen.
@@ -75,6 +78,7 @@ class LooResult:
         return f"{value} ({trust})" if bad else value
 
 
+@explained
 @in_turn
 def loo(data: arviz.InferenceData | xarray.DataTree, var_name: str | None = None) -> LooResult:
     r"""Leave-one-out cross-validation that corrects for the guide.

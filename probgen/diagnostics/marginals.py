@@ -6,6 +6,7 @@ The baseline that a fitted model has to beat.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,9 @@ class IndependentMarginals:
         )
 
 
-def marginals(x: Tensor, other: Tensor, support: Any) -> IndependentMarginals:
+def marginals(
+    x: Tensor, other: Tensor, support: Any, names: Sequence[str] | None = None
+) -> IndependentMarginals:
     """Scores of rows ``(N, *event)`` and of others ``(M, *event)`` by the marginals of the first.
 
     Missing entries (NaN) are left out.
@@ -74,6 +77,8 @@ def marginals(x: Tensor, other: Tensor, support: Any) -> IndependentMarginals:
         Rows to fit, at least 10, and others to score.
     support : Constraint
         Of the distribution of x: it tells which elements are discrete.
+    names : sequence of str, optional
+        Of the elements, for messages; default: their places.
 
     Raises
     ------
@@ -100,7 +105,9 @@ def marginals(x: Tensor, other: Tensor, support: Any) -> IndependentMarginals:
         own, rest = (_indices(value, x.shape[-1]) for value in (own, rest))
         kinds = torch.full(own.shape[1:], _DISCRETE)
     counted = (kinds == _DISCRETE) & (_range(own, rest) < LEVELS)
-    found = _normal(own[:, ~counted], rest[:, ~counted], (~counted).nonzero().flatten())
+    words = [repr(name) for name in names or ()] or [str(place) for place in range(own.shape[1])]
+    others = [word for word, one in zip(words, counted.tolist(), strict=True) if not one]
+    found = _normal(own[:, ~counted], rest[:, ~counted], others)
     return found + _frequencies(own[:, counted], rest[:, counted]) + of_atoms
 
 
@@ -143,6 +150,8 @@ def _kinds(support: Any, event: torch.Size) -> Tensor:
     """What every element is, ``(*event,)``."""
     while isinstance(support, constraints.independent | constraints.MixtureSameFamilyConstraint):
         support = support.base_constraint
+    if (whole := getattr(support, "whole", None)) is not None:  # of the columns of a table
+        return torch.where(whole.cpu(), _DISCRETE, _CONTINUOUS)
     if getattr(support, "parts", None):
         raise NoMarginals("a mass and a density at once")
     if getattr(support, "cseq", None):
@@ -175,15 +184,14 @@ def _least(rows: Tensor) -> Tensor:
     return padded.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).amin(0)
 
 
-def _normal(own: Tensor, rest: Tensor, places: Tensor) -> IndependentMarginals:
+def _normal(own: Tensor, rest: Tensor, names: Sequence[str]) -> IndependentMarginals:
     known = (~own.isnan()).sum(0)
     mean = own.nanmean(0)
     variance = (own - mean).square().nanmean(0)
     constant = (known > 0) & ~(variance > 1e-12 * mean.square())
     if constant.any():
-        raise NoMarginals(
-            f"element {int(places[constant][0])} is constant, and a density has no bound there"
-        )
+        name = names[int(constant.nonzero()[0])]
+        raise NoMarginals(f"element {name} is constant, and a density has no bound there")
 
     def score(rows: Tensor) -> Tensor:
         each = -((rows - mean).square() / variance + variance.log() + math.log(2 * math.pi)) / 2

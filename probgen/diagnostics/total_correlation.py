@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.modes import inference_mode_of
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 
+@in_short
 @dataclass(frozen=True)
 class Decomposition:
     r"""The mean divergence of a guide from the prior in three parts, in nats per row.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.seeds import Seed, takes_seed
@@ -41,6 +42,7 @@ class Losses(Protocol):
     loss: Sequence[float]
 
 
+@in_short
 @dataclass(frozen=True)
 class FitVerdict:
     """What is known about a fit, every measure of trust in one sentence, the worst first.
@@ -129,7 +131,18 @@ class FitVerdict:
 
         What was not computed does not count against the fit.
         """
-        return all(finding.severity < FAULT for finding in self.findings)
+        return not self.faults
+
+    @property
+    def faults(self) -> list[str]:
+        """The sentences that speak against the fit; none where it is :attr:`ok`."""
+        return [finding.text for finding in self.findings if finding.severity == FAULT]
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything was: the loss, the score against its baseline, the guide, or latents."""
+        parts = self.course, self.baseline, self.khat, self.active
+        return any(part is not None for part in parts)
 
     @property
     def findings(self) -> list[Finding]:
@@ -150,7 +163,8 @@ class FitVerdict:
     def _fit(self) -> list[Finding]:
         found = [] if self.course is None else self._loss(self.course)
         if self.baseline is not None:
-            found.append(findings.baseline(self.baseline, self.remedies))
+            falling = self.course is not None and self.course.trend in ("falling", "short")
+            found.append(findings.baseline(self.baseline, self.remedies, falling))
         if self.gradient is not None:
             found.append(findings.gradient(self.gradient))
         return found

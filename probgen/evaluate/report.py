@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.keywords import explained
 from probgen.evaluate.choices import check_choices
 from probgen.evaluate.classifier_test import classifier_two_sample_test
@@ -23,6 +24,7 @@ from probgen.evaluate.transport import sliced_wasserstein_distance, wasserstein_
 from probgen.evaluate.units import IN_WORDS, Standardization, ways
 
 
+@in_short
 @dataclass(frozen=True)
 class SampleReport:
     """Comparisons by name; ``print`` gives the table, ``report["recall"]`` one of them.

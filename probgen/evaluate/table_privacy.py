@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.keywords import explained
 from probgen.evaluate.copying import rank_shares
 from probgen.evaluate.rows import interval
+from probgen.evaluate.schemas import coded_frames
 from probgen.table.schema import Table
 
 BLOCK = 256  # rows whose distances to all others are held at once
 
 
+@in_short
 @dataclass(frozen=True)
 class TablePrivacy:
     """How close samples lie to training rows, beside real rows that were not trained on.
@@ -114,7 +117,8 @@ def table_privacy(
     TypeError
         For what is no data frame.
     ValueError
-        For fewer than two training rows, no samples or held-out rows, other columns, unknown labels.
+        For fewer than two training rows, no samples or held-out rows, held-out rows that are the
+        training rows, other columns, unknown labels.
 
     References
     ----------
@@ -137,8 +141,8 @@ def table_privacy(
     checks.at_least(2, judged_rows=judged_rows)
     checks.is_seed(seed=seed)
     checks.instance(Table, **checks.given(table=table))
-    schema = Table.read(train) if table is None else table
-    whole = [schema.encode(frame) for frame in (samples, train, held_out)]
+    frames = {"samples": samples, "train": train, "held_out": held_out}
+    schema, whole = coded_frames(table, "train", frames)
     _check_some(whole)
     copies = _copied(whole[0], whole[1]), _copied(whole[2], whole[1])
     generator = torch.Generator().manual_seed(int(seed))
@@ -164,6 +168,11 @@ def _check_some(rows: list[Tensor]) -> None:
         raise ValueError(
             "expected samples, held-out rows and two training rows at least, got "
             f"{len(rows[0])}, {len(rows[2])} and {len(rows[1])}; draw or keep more"
+        )
+    if rows[1].shape == rows[2].shape and rows[1].allclose(rows[2], equal_nan=True):
+        raise ValueError(
+            "expected held-out rows that the model was not fitted to, got the training rows; keep "
+            "some apart before the fit"
         )
 
 

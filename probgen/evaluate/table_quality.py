@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.keywords import explained
+from probgen.evaluate.schemas import coded_frames
 from probgen.table.schema import Table
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ WORST = 5  # columns and pairs that are printed
 Similarity = dict[tuple[str, ...], float]
 
 
+@in_short
 @dataclass(frozen=True)
 class TableQuality:
     """Similarities between 0 and 1 of a table's columns and pairs, beside those of real rows.
@@ -139,9 +142,8 @@ def table_quality(
     checks.at_least(1, splits=splits)
     checks.is_seed(seed=seed)
     checks.instance(Table, **checks.given(table=table))
-    schema = Table.read(real) if table is None else table
-    ours = schema.encode(samples).numpy()
-    theirs = schema.encode(real).numpy()
+    schema, both = coded_frames(table, "real", {"samples": samples, "real": real})
+    ours, theirs = (rows.numpy() for rows in both)
     _check_enough(ours, theirs)
     levels = [
         int(np.nanmax(column, initial=0.0)) + 1 if kind.label else 0

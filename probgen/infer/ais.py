@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.described import in_short
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.kinds import density_kind
@@ -56,6 +57,7 @@ class Annealed(Protocol):
         """States after so many steps that leave the distribution as it is."""
 
 
+@in_short
 @dataclass(frozen=True)
 class LogZ:
     r"""log Z between two stochastic bounds.

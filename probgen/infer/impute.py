@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,6 +39,9 @@ from probgen.infer.posterior import posterior_of
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
+
+LOW = 0.05  # acceptance, below which a chain hardly moves
+MANY = 0.1  # share of rows with such chains, from which on a warning says so
 
 
 class Incomplete(NamedTuple):
@@ -212,6 +216,11 @@ def impute(
         Rate and time left: in one line that is renewed where there is a terminal; elsewhere nothing,
         with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
 
+    Warns
+    -----
+    UserWarning
+        Where a tenth of the rows, or more, accept less than a twentieth of their proposals.
+
     Raises
     ------
     NotImplementedError
@@ -253,15 +262,31 @@ def impute(
             completed[:, rows], kind, acceptance[rows] = _impute(
                 gen, batch, draws, num_steps, compile, shown
             )
+            _warn_of_rejections(acceptance[rows], num_steps)
     if given is not None and given.shape == x.shape:
         completed = torch.where(missing, completed.to(given.dtype), given.to(x.device))
     return Imputation(completed, missing, kind, acceptance, incomplete)
 
 
+def _warn_of_rejections(acceptance: Tensor, num_steps: int) -> None:
+    """Chains that hardly ever move have not forgotten where they started."""
+    stuck = int((acceptance < LOW).sum())
+    if stuck >= MANY * len(acceptance):
+        warnings.warn(
+            f"of {len(acceptance)} rows with missing entries {stuck} have an acceptance below "
+            f"{LOW:.0%}: their draws still depend on where the chains started; take longer ones, "
+            f"num_steps={10 * num_steps}, or a guide that is closer to the posterior",
+            stacklevel=6,
+        )
+
+
 def _check_completed(gen: GenerativeModel, context: Any) -> None:
-    """Refuses missing values of a program in other arguments than the one that is completed."""
+    """Refuses programs of other arguments, and missing values in those that are not completed."""
+    if not isinstance(gen, Program):
+        return
+    gen.check_part("what impute completes")
     given = context if torch.is_tensor(context) else None
-    if isinstance(gen, Program) and given is not None and given.isnan().any():
+    if given is not None and given.isnan().any():
         first, second = [*gen.parameters_by_name(), "x", "context"][:2]
         raise ValueError(
             f"expected missing values of a program in its first argument, {first}, which impute "

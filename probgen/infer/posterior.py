@@ -20,6 +20,7 @@ from probgen.core import checks
 from probgen.core.entry import as_rows
 from probgen.core.enumerating import enumerating
 from probgen.core.keywords import explained
+from probgen.core.kinds import without_guide
 from probgen.core.modes import infers
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.sites import (
@@ -121,8 +122,11 @@ def posterior(
 
 def _why_empty(gen: GenerativeModel, batch: tuple) -> str | None:
     """What there is in place of draws, where no site is drawn; ``None`` where there are no latents."""
-    if names := list(latent_sites(model_trace(gen, batch))):
-        return f"{names} are enumerated; draw them with discrete=True"
+    latents = latent_sites(model_trace(gen, batch))
+    if enumerated := [name for name, site in latents.items() if is_enumerated(site)]:
+        return f"{enumerated} are enumerated; draw them with discrete=True"
+    if latents:
+        return without_guide(list(latents))
     if (told := getattr(gen, "summed_out", None)) is None:
         return None
     what, _, how = told.partition(": ")
@@ -269,7 +273,7 @@ def predictive(
     ------
     ValueError
         If ``sites`` has a name that the program lacks, or ``given`` an unknown site, another shape
-        or number of draws.
+        or number of draws; where there are data, if neither guide nor ``given`` has a latent site.
     """
     checks.generative(gen=gen)
     checks.at_least(1, draws=draws)
@@ -298,6 +302,13 @@ def predictive(
     free = [
         s for name, s in latent_sites(probe).items() if name not in values and not is_enumerated(s)
     ]
+    if observed and (
+        lacking := [s["name"] for s in free if not new_rows or s["name"] not in local]
+    ):
+        raise ValueError(
+            f"{without_guide(lacking)}; or pass given=, as pg.mcmc draws it; pg.prior_predictive needs "
+            "neither"
+        )
     if new_rows:
         values = {name: value for name, value in values.items() if name not in local}
     wanted = (

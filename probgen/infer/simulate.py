@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import broadcast_shape
 from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -170,4 +171,4 @@ class Runs:
                 value.expand(size, *shape) if value.shape == shape else value.reshape(size, *shape)
             )
         full = (size, *self._full_shape(site)) if self.gen.vectorized else self._full_shape(site)
-        return value.expand(torch.broadcast_shapes(value.shape, full)).reshape(size, *shape)
+        return value.expand(broadcast_shape(value.shape, full)).reshape(size, *shape)

@@ -32,8 +32,9 @@ h2 { font-size: 1.2rem; margin: 0 0 10px; }
 p { margin: 8px 0; }
 p.note { color: #5a6472; }
 p.number { font-size: 1.35rem; margin: 4px 0 8px; font-variant-numeric: tabular-nums; }
-p.good, p.bad { display: inline-block; padding: 2px 12px; border-radius: 999px; font-weight: 600; }
+p.good, p.caution, p.bad { display: inline-block; padding: 2px 12px; border-radius: 999px; font-weight: 600; }
 p.good { background: #e2f3ea; color: #0b5d3b; }
+p.caution { background: #fdf3d6; color: #6b4a00; }
 p.bad { background: #fbe6da; color: #8c3800; }
 ul { margin: 8px 0; padding-left: 0; list-style: none; }
 li { padding: 4px 10px; border-left: 4px solid #cfd6de; margin: 6px 0; }

@@ -8,14 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from probgen.plot.canvas import FIRST, SECOND, open_frame
+from probgen.plot.canvas import doubles_of
 from probgen.plot.images import images
+from probgen.plot.samples import are_images, series
 from probgen.plot.tables import column_pairs, columns
 from probgen.reporting.page import in_a_row, paragraph, picture
 
-SMALLEST = 6  # pixels of a side; fewer are steps or channels
 SHOWN = 32  # images
-CURVES = 6
 MOST_COLUMNS = 12
 MOST_PAIRS = 5
 OF_COLUMNS = "each column, as shares of the rows: real and generated (synthetic)"
@@ -51,16 +50,6 @@ def pictures_of_frames(real: Any, made: Any) -> list[str]:
     if len(real.columns) > len(shown):
         parts.append(paragraph(f"The first {len(shown)} of {len(real.columns)} columns.", "note"))
     return parts
-
-
-def are_images(event: tuple[int, ...]) -> bool:
-    """Whether events of this shape are images: with one channel or three, or without channels.
-
-    >>> are_images((1, 8, 8)), are_images((28, 28)), are_images((90, 2)), are_images((64,))
-    (True, True, False, False)
-    """
-    channels = len(event) == 3 and event[0] in (1, 3)
-    return (channels or len(event) == 2) and min(event[-2:]) >= SMALLEST
 
 
 def _images(real: Tensor, made: Tensor, shape: Sequence[int] | None) -> str:
@@ -103,30 +92,9 @@ def _side(dims: int) -> str:
 
 
 def _series(real: Tensor, made: Tensor) -> str:
-    """Some curves of each variable, real ones above."""
-    import matplotlib.pyplot as plt
-
-    variables = min(real.shape[2], 3)
-    figure, axes = plt.subplots(
-        2,
-        variables,
-        figsize=(4.2 * variables + 1, 4.6),
-        sharex=True,
-        sharey="col",
-        squeeze=False,
-        layout="constrained",
-    )
-    for row, (values, word, color) in enumerate(
-        ((real, "real", FIRST), (made, "generated", SECOND))
-    ):
-        for number in range(variables):
-            panel: Any = axes[row, number]
-            panel.plot(values[:CURVES, :, number].T.cpu(), color=color, lw=1.0, alpha=0.6)
-            panel.set_title(f"{word}, variable {number}", loc="left", fontsize="medium")
-            open_frame(panel)
-    for panel in axes[1]:
-        panel.set_xlabel("step")
-    return picture(figure, f"some series of {real.shape[1]} steps")
+    """Some curves of each variable, real and generated ones."""
+    figure = series(doubles_of("real", real), doubles_of("made", made))[0].figure
+    return picture(figure, f"some series of {real.shape[1]} steps, real and generated (synthetic)")
 
 
 def first_rows(rows: Tensor, count: int) -> Tensor:

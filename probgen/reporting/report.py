@@ -142,9 +142,14 @@ def _section(name: str, about: Subject, progress: Progress) -> Section | None:
 
 def _names(names: Sequence[str] | None, data: Any, batch: tuple) -> Sequence[str] | None:
     """Names of the columns, where there is one for each."""
+    asked = names is not None
     if names is None:
         first = data[0] if isinstance(data, tuple) and data else data
         if has_named_columns(first):
             names = [str(column) for column in first.columns]
     flat = batch[0].flatten(1).shape[1] if batch[0].ndim > 1 else 1
+    if asked and names is not None and len(names) != flat:
+        raise ValueError(
+            f"expected names of {flat} columns, got {len(names)}; give one for each, or leave them out"
+        )
     return names if names is not None and len(names) == flat else None

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from probgen.core.entry import as_rows
 from probgen.core.rows import layout_of, some_rows
-from probgen.diagnostics.findings import CAUTION, FAULT
+from probgen.diagnostics.findings import CAUTION, FAULT, FINE, Finding
 from probgen.diagnostics.verdict import FitVerdict, verdict
-from probgen.evaluate.report import sample_report
+from probgen.evaluate.report import SampleReport, sample_report
 from probgen.plot.training import gradient_norms, learning_rates, loss_curve
 from probgen.plot.trust import khats
 from probgen.reporting.page import Section, cell_table, folded, in_a_row, paragraph, picture, points
@@ -38,6 +38,8 @@ MEANS = {
     "nothing beside another model",
 }
 LIBRARIES = ("torch", "pyro-ppl", "numpy", "matplotlib", "lightning-fabric")
+LEVEL = 0.01  # of a test, below which samples are told from real rows
+PERMUTATIONS = 199  # of a test: p-values down to 0.005
 COMPARED = 500  # rows, in tests whose costs grow fast
 
 
@@ -61,9 +63,9 @@ class Subject:
         Of columns.
     particles, seed : int
         For scores; for all that is random.
-    judged, drawn, frames
-        What has been made so far: the verdict, draws, and both tables as frames where the model has
-        one.
+    judged, drawn, frames, compared
+        What has been made so far: the verdict, draws, both tables as frames where the model has
+        one, and numbers about draws.
     """
 
     gen: GenerativeModel
@@ -77,6 +79,7 @@ class Subject:
     judged: FitVerdict | None = None
     drawn: Tensor | None = None
     frames: tuple[Any, Any] | None = None
+    compared: SampleReport | None = None
 
     @property
     def rows(self) -> int:
@@ -95,6 +98,18 @@ class Subject:
                 losses = losses.since(losses.stages[-1]) if losses.descends else None
             self.judged = verdict(self.gen, *self.some, history=losses, seed=self.seed)
         return self.judged
+
+    def comparisons(self) -> SampleReport | None:
+        """Samples against the complete real rows, made once; ``None`` where there are none."""
+        if self.compared is None:
+            real = self.some[0]
+            whole = real[~real.isnan().reshape(len(real), -1).any(1)]
+            if len(whole) < 2:
+                return None
+            self.compared = sample_report(
+                self.samples(), whole, most=COMPARED, permutations=PERMUTATIONS, seed=self.seed
+            )
+        return self.compared
 
     def samples(self) -> Tensor:
         """As many draws as there are rows that are looked at, each in the context of one of them."""
@@ -123,12 +138,34 @@ def first_line(error: Exception) -> str:
 def judgment_section(about: Subject) -> Section:
     """The verdict, sentence by sentence, the worst first."""
     found = about.verdict()
-    good = "no sign of trouble"
-    bad = "look at what is marked before you use this model"
-    badge = paragraph(good if found.ok else bad, "good" if found.ok else "bad")
+    findings = [*found.findings, *_of_samples(about)]
+    worst = max((each.severity for each in findings), default=FINE)
+    badge = {
+        FAULT: paragraph("look at what is marked before you use this model", "bad"),
+        CAUTION: paragraph("some things are worth a look: they are marked", "caution"),
+        FINE: paragraph("no sign of trouble", "good"),
+    }[worst]
+    if worst == FINE and not found.judged:
+        badge = paragraph("nothing here tells whether the model is good: see why", "caution")
     kinds = {FAULT: "fault", CAUTION: "caution"}
-    listed = points((kinds.get(each.severity, ""), each.text) for each in found.findings)
+    ranked = sorted(findings, key=lambda each: -each.severity)
+    listed = points((kinds.get(each.severity, ""), each.text) for each in ranked)
     return Section("Verdict", (badge, listed))
+
+
+def _of_samples(about: Subject) -> list[Finding]:
+    """Tests that tell generated rows from real ones, where there are any."""
+    try:
+        report = about.comparisons()
+    except Exception:  # said where the numbers would stand
+        return []
+    told = [each for each in report or () if each.p_value is not None and each.p_value < LEVEL]
+    if not told:
+        return []
+    tests = ", ".join(f"{each.name} (p = {each.p_value:.2g})" for each in told)
+    return [
+        Finding(CAUTION, f"samples: told from real rows by the {tests}; see Samples in numbers")
+    ]
 
 
 def scores_section(about: Subject) -> Section:
@@ -202,12 +239,10 @@ def samples_section(about: Subject) -> Section:
 
 def comparisons_section(about: Subject) -> Section:
     """Numbers about samples and real rows, each beside its baseline."""
-    real = about.some[0]
-    whole = real[~real.isnan().reshape(len(real), -1).any(1)]
-    if len(whole) < 2:
+    found = about.comparisons()
+    if found is None:
         none = "No row is complete: samples are not compared."
         return Section("Samples in numbers", (paragraph(none, "note"),))
-    found = sample_report(about.samples(), whole, most=COMPARED, permutations=100, seed=about.seed)
     rows = [
         (
             each.name,

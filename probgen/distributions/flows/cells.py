@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -15,10 +17,11 @@ class _Cells(constraints.Constraint):
 
     words = "in the range of each column (codes of its levels, counts, numbers within its bounds)"
 
-    def __init__(self, low: Tensor, high: Tensor, whole: Tensor):
+    def __init__(self, low: Tensor, high: Tensor, whole: Tensor, zeros: Sequence[int]):
         self.low = low
         self.high = high
         self.whole = whole
+        self.atoms = tuple((column, (0.0,)) for column in zeros)  # as atoms_of gives them
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
@@ -47,6 +50,8 @@ class CellTransform(Bijection):
         The ends of each column.
     whole, atoms : Tensor of bool
         Columns of whole numbers, and those with a mass at zero.
+    zeros : sequence of int
+        The places of the latter, for :attr:`domain`, which is asked without looking at tensors.
     """
 
     codomain = constraints.real
@@ -60,12 +65,13 @@ class CellTransform(Bijection):
         high: Tensor,
         whole: Tensor,
         atoms: Tensor,
+        zeros: Sequence[int] = (),
     ):
         super().__init__()
         self.columns = columns
         self.origin = origin
         self.atoms = atoms
-        self.domain = _Cells(low, high, whole)
+        self.domain = _Cells(low, high, whole, zeros)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, ladj = self.columns.call_and_ladj(x - self.origin)

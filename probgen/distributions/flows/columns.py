@@ -1,7 +1,8 @@
-"""Increasing maps of columns, each its own: line, logarithm, logit, inverses of sinh and softplus."""
+"""Increasing maps of columns, each its own: line, logarithm, logits, inverses of sinh and softplus."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,18 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid, softplus
 
-from probgen.core.columns import AFFINE, ASINH, LOG, LOGIT, NAMES, SOFTPLUS, Column, examine
+from probgen.core.columns import (
+    AFFINE,
+    ASINH,
+    EDGE,
+    LOG,
+    LOGIT,
+    NAMES,
+    SOFT_LOGIT,
+    SOFTPLUS,
+    Column,
+    examine,
+)
 from probgen.core.construction import Recorded
 from probgen.core.inside import point_inside
 from probgen.distributions.flows.bijection import Bijection
@@ -23,7 +35,8 @@ class ColumnMaps(Recorded, nn.Module):
               \operatorname{logit}\tfrac{x - a_d}{b_d - a_d},\;
               \operatorname{asinh}\tfrac{x - c_d}{r_d},\; r_d \log(e^{x / r_d} - 1)\Big\}
 
-    All numbers are buffers: they are not trained, and are saved with the model.
+    A soft logit is continued by straight lines beyond the outer 0.5 % of its range, and so takes any
+    number. All numbers are buffers: they are not trained, and are saved with the model.
 
     Parameters
     ----------
@@ -134,8 +147,12 @@ class ColumnTransform(Bijection):
         tiny = torch.finfo(x.dtype).tiny
         eps = torch.finfo(x.dtype).eps
         log = torch.where(self.kind == LOG, x, 1.0).clamp(min=tiny).log()
-        width = torch.where(self.kind == LOGIT, self.second - self.first, 1.0)
-        share = torch.where(self.kind == LOGIT, (x - self.first) / width, 0.5).clamp(eps, 1 - eps)
+        hard = self.kind == LOGIT
+        bounded = hard | (self.kind == SOFT_LOGIT)
+        width = torch.where(bounded, self.second - self.first, 1.0)
+        whole = torch.where(bounded, (x - self.first) / width, 0.5)
+        share = torch.where(hard, whole.clamp(eps, 1 - eps), whole.clamp(EDGE, 1 - EDGE))
+        beyond = torch.where(hard, 0.0, (whole - share) / (EDGE * (1 - EDGE)))
         up = share.log()
         down = torch.log1p(-share)
         spread = torch.where(self.kind == ASINH, self.second, 1.0)
@@ -144,15 +161,20 @@ class ColumnTransform(Bijection):
         unit = torch.where(soft, self.second, 1.0)
         small = (-torch.expm1(-torch.where(soft, x / unit, 1.0).clamp(min=tiny))).log()
         slopes = -log, -up - down - width.log(), -_half_log1p_square(ratio) - spread.log(), -small
-        y = self._chosen(x, log, up - down, ratio.asinh(), x + unit * small)
+        y = self._chosen(x, log, up - down + beyond, ratio.asinh(), x + unit * small)
         ladj = self._chosen(torch.zeros_like(x), *slopes)
         return (y - self.loc) / self.scale, ladj - self.scale.log()
 
     def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
         y = self.loc + self.scale * y
         log = torch.where(self.kind == LOG, y, 0.0)
-        logit = torch.where(self.kind == LOGIT, y, 0.0)
-        width = torch.where(self.kind == LOGIT, self.second - self.first, 1.0)
+        hard = self.kind == LOGIT
+        bounded = hard | (self.kind == SOFT_LOGIT)
+        whole = torch.where(bounded, y, 0.0)
+        edge = math.log((1 - EDGE) / EDGE)
+        logit = torch.where(hard, whole, whole.clamp(-edge, edge))
+        beyond = (whole - logit) * (EDGE * (1 - EDGE))
+        width = torch.where(bounded, self.second - self.first, 1.0)
         arc = torch.where(self.kind == ASINH, y, 0.0)
         spread = torch.where(self.kind == ASINH, self.second, 1.0)
         unit = torch.where(self.kind == SOFTPLUS, self.second, 1.0)
@@ -160,7 +182,7 @@ class ColumnTransform(Bijection):
         x = self._chosen(
             y,
             log.exp(),
-            self.first + width * logit.sigmoid(),
+            self.first + width * (logit.sigmoid() + beyond),
             self.first + spread * arc.sinh(),
             unit * softplus(part),
         )
@@ -178,7 +200,7 @@ class ColumnTransform(Bijection):
         found = torch.where(self.kind == AFFINE, affine, asinh)
         found = torch.where(self.kind == SOFTPLUS, soft, found)
         found = torch.where(self.kind == LOG, log, found)
-        return torch.where(self.kind == LOGIT, logit, found)
+        return torch.where((self.kind == LOGIT) | (self.kind == SOFT_LOGIT), logit, found)
 
 
 def _half_log1p_square(ratio: Tensor) -> Tensor:

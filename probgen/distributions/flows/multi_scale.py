@@ -116,6 +116,27 @@ class MultiScale(BatchedDistribution):
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self._draw(sample_shape, lambda distribution: distribution.rsample())
 
+    def flat_latents(self, x: Tensor) -> Tensor:
+        """The latents of all scales in a row, finest first: ``(N, C, H, W) -> (N, C H W)``."""
+        check_event(x, self.event_shape)
+        rows, found = x, []
+        for scale, context in zip(self.scales, self._rows_of_contexts(x.shape[:1]), strict=True):
+            rows, latents, _ = scale.encode(rows, context)
+            found.append(latents.flatten(1))
+        return torch.cat(found, 1)
+
+    def from_flat_latents(self, z: Tensor) -> Tensor:
+        """The way back: ``(N, C H W) -> (N, C, H, W)``."""
+        shapes = [self.head(scale.offset).event_shape for scale in self.scales]
+        parts = z.split([shape.numel() for shape in shapes], 1)
+        contexts = self._rows_of_contexts(z.shape[:1])
+        rows = z.new_zeros(len(z), 0, *shapes[-1][1:])  # the last scale keeps no channels
+        for scale, part, shape, context in reversed(
+            list(zip(self.scales, parts, shapes, contexts, strict=True))
+        ):
+            rows = scale.decode(rows, part.reshape(-1, *shape), context)
+        return rows
+
     def using(self, rule: Truncation) -> MultiScale:
         """The same flow with latents of another deviation: ``Truncation(temperature=0.7)``."""
         return changed_by(self, rule)
