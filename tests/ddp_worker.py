@@ -5,7 +5,9 @@ Run by tests/test_ddp.py, alone and under torchrun.
 
 import json
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -13,8 +15,9 @@ from lightning_fabric.strategies import DDPStrategy
 from pyro.distributions import Normal
 from torch import nn
 
-from probgen.core.module import DistributionModule
+from probgen.core.module import DistributionModule, standard_normal
 from probgen.heads import Gaussian
+from probgen.models.vae import VAE
 from probgen.nn import Constant
 from probgen.objectives.base import Objective
 from probgen.objectives.elbo import ELBO
@@ -92,6 +95,41 @@ def watched(processes: int) -> None:
         print("RESULT" + json.dumps([history.without_gradient, len(told)]))
 
 
+def resumed(processes: int) -> None:
+    """One long run, and one that is made in two pieces, of a model whose steps draw noise."""
+    torch.set_num_threads(1)
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    fabric = Fabric(accelerator="cpu", devices=processes, strategy="ddp")
+    fabric.launch()
+    folder = Path(fabric.broadcast(tempfile.mkdtemp()))
+
+    def losses(steps: int, name: str) -> list[float]:
+        torch.manual_seed(0)
+        encoder = Gaussian(nn.Linear(3, 4))
+        gen = VAE(
+            standard_normal(2), Gaussian(nn.Sequential(nn.Dropout(0.2), nn.Linear(2, 6))), encoder
+        )
+        options = {"fabric": fabric, "seed": 7, "verdict": False, "compile": False}
+        path = folder / name
+        history = fit(gen, x, steps=steps, batch_size=16, checkpoint=path, resume=True, **options)
+        return history.loss
+
+    whole = losses(12, "whole")
+    losses(5, "pieces")
+    found = [whole, losses(12, "pieces")]
+    fabric.barrier()
+    if not fabric.is_global_zero:  # a file that is lost is told of, and the run goes on
+        next(folder.glob("pieces.process1")).unlink()
+    fabric.barrier()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        longer = losses(14, "pieces")
+    told = sum("no random state of step 12" in str(each.message) for each in caught)
+    counts = fabric.all_gather(torch.tensor(told)).tolist()
+    if fabric.is_global_zero:
+        print("RESULT" + json.dumps([*found, len(longer), counts]))
+
+
 def weighted(processes: int) -> None:
     """Rows that count between 0 and 3 times."""
     generator = torch.Generator().manual_seed(1)
@@ -128,6 +166,6 @@ def main(processes: int, weights: torch.Tensor | None = None) -> None:
 
 
 if __name__ == "__main__":
-    {"watched": watched, "weighted": weighted, "taught": taught}.get(sys.argv[-1], main)(
-        int(sys.argv[1])
-    )
+    {"watched": watched, "weighted": weighted, "taught": taught, "resumed": resumed}.get(
+        sys.argv[-1], main
+    )(int(sys.argv[1]))

@@ -61,3 +61,11 @@ def test_averages_and_teachers_are_the_same_in_every_process():
     assert both[0] == pytest.approx(alone[0], rel=1e-5)
     assert both[1] == pytest.approx(alone[1], rel=1e-5)
     assert alone[2] == both[2] == ["model"]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_continued_exactly():
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER, "2"]
+    whole, pieces, steps, told = run([*two, "resumed"])
+    assert len(whole) == 12 and pieces == whole
+    assert steps == 14 and told == [0, 1]

@@ -19,6 +19,7 @@ from probgen.train.legacy import upgraded
 from probgen.train.moments import check_optimizer, load_optimizer, optimizer_state
 from probgen.train.noted import series_tensors, with_series
 from probgen.train.packing import pack, same, unpack
+from probgen.train.processes import random_state_of_process, write_random_state
 from probgen.train.recorded import record_of
 from probgen.train.settings import fingerprint, reconcile, said, schedule_of
 from probgen.train.stages import Standing
@@ -152,7 +153,10 @@ def described_for(run: Run) -> Description:
 
 
 def write(run: Run, path: Path) -> None:
-    """Writes the whole state from the first process; see :func:`probgen.train.checkpoint.write`."""
+    """Writes the whole state from the first process; see :func:`probgen.train.checkpoint.write`.
+
+    The others write their random states.
+    """
     history = run.history
     gen: Any = run.gen
     tensors = {f"module/{name}": value for name, value in run.module.state_dict().items()}
@@ -190,6 +194,8 @@ def write(run: Run, path: Path) -> None:
     }
     if run.fabric.is_global_zero:
         disk.write(path, tensors, metadata)
+    else:
+        write_random_state(run, path)
 
 
 def restore(
@@ -396,4 +402,4 @@ def _apply(
     run.best = None if entries["best"] is None else (entries["best"], state.under("best/"))
     run.waited = entries["waited"]
     run.begin_average(entries["since"], state.under("ema/"))
-    set_random_state(run, state.under("random/"))
+    set_random_state(run, random_state_of_process(run, path, state.under("random/")))
