@@ -19,6 +19,8 @@ def namespaces() -> dict[str, object]:
         value = getattr(probgen, name)
         if inspect.ismodule(value):
             found[f"probgen.{name}"] = value
+    # which needs a library that probgen alone does not load
+    found["probgen.sklearn"] = importlib.import_module("probgen.sklearn")
     return found
 
 
@@ -27,7 +29,7 @@ def public_names(module) -> list[str]:
     values = {name: getattr(module, name) for name in module.__all__}
     own = {name for name, value in values.items() if not inspect.ismodule(value)}
     if module is not probgen:  # what also stands at the top is documented there
-        own -= set(probgen.__all__)
+        own -= {name for name in own if values[name] is vars(probgen).get(name)}
     return sorted(own, key=list(module.__all__).index)
 
 
