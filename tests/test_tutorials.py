@@ -10,6 +10,8 @@ import arviz
 import pandas
 import pytest
 
+import probgen as pg
+
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 PRIORS = ("VAE, normal prior    ", "VAE, diffusion prior ")
 
@@ -32,6 +34,7 @@ def score(text, name):
 @pytest.mark.slow
 def test_quickstart(tmp_path):
     text = run("01_quickstart.py", tmp_path)
+    assert "behind the first" in text and text.count("Torgersen") >= 5  # rows, filled in
     assert score(text, "pixel counts") == pytest.approx(-106.3, abs=0.1)
     assert -90 < score(text, "VAE  ") < -75
     assert score(text, "mixture, EM") > -130 and score(text, "Bayesian mixture") > -130
@@ -232,10 +235,14 @@ def test_energy_and_gan(tmp_path):
 @pytest.mark.slow
 def test_the_code_on_the_readmes_first_screen():
     text = (TUTORIALS.parent / "README.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0]
-    assert len(code.strip().splitlines()) <= 7
-    names = {}
-    exec(code.replace("steps=1500", "steps=5, verdict=False"), names)
+    table, images = (part.split("```")[0] for part in text.split("```python\n")[1:3])
+    assert len(table.strip().splitlines()) <= 7 and len(images.strip().splitlines()) <= 6
+    plan = pg.portfolio(pg.Table.read(pg.datasets.load_penguins()))
+    names = {"two": dict(list(plan.items())[:2])}
+    exec(table.replace('budget="30 s"', 'budget="3 s", candidates=two, progress=False'), names)
+    assert names["synthetic"].shape == (1000, 8)
+    assert names["frame"].isna().any(axis=None) and not names["complete"].isna().any(axis=None)
+    exec(images.replace("steps=1500", "steps=5, verdict=False"), names)
     assert names["pg"].sample(names["vae"], 3).shape == (3, 1, 8, 8)
 
 
@@ -296,3 +303,65 @@ def test_control_and_diversity(tmp_path):
         assert tone > 70 and color > 70 and digit > 20
     pictures = {"control_and_diversity", "long_tail", "captions"}
     assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+@pytest.mark.slow
+def test_tables(tmp_path):
+    text = run("13_tables.py", tmp_path)
+    assert "expected values 0, 1, 2, ... in column 'bill_length_mm'" in text
+    assert "3 levels: 2007, 2008, 2009" in text and "positive, in steps of 25" in text
+    (hidden,) = numbers(text, "error of the mass: ")
+    (mean,) = numbers(text, "error of the mean of all penguins: ")
+    (right,) = numbers(text, "sex is right for ")
+    assert hidden < 0.75 * mean and right > 60
+    drawn, real = numbers(text, "body_mass_g ")
+    assert drawn == pytest.approx(real, rel=0.06)
+    assert score(text, "held-out penguins:") > -22
+    assert "the loaded model draws the same rows: True" in text
+    assert {"leaderboard", "columns", "pairs"} <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+@pytest.mark.slow
+def test_decisions(tmp_path):
+    text = run("14_decisions.py", tmp_path)
+    (right,) = numbers(text, "known digits: ")
+    (answered,) = numbers(text, "known digits answered: ")
+    (wrong,) = numbers(text, "wrong among these: ")
+    assert right > 96 and answered > 85 and wrong < (100 - right)
+    plain, calibrated = (numbers(text, name)[0] for name in ("as they are", "calibrated"))
+    assert calibrated < plain / 3
+    (outlying,) = numbers(text, "eights and nines called outliers: ")
+    (sure,) = numbers(text, "eights and nines of a confidence above 0.9: ")
+    assert outlying > 60 and sure > 40  # what a density knows and a probability of classes does not
+    assert numbers(text, "50% of the pixels missing: ")[0] > 90
+    (few,) = numbers(text, "70% of the pixels missing: ")
+    _, risk = numbers(text, "new rows above it: ")
+    assert risk < 12 and risk < 100 - few
+    assert "p-values of 67 rows against 170: uniform" in text
+    assert numbers(text, "malignant rows listed: ")[0] > 50
+    assert numbers(text, "falsely listed: ")[0] < 15
+    assert "nats (exact)" in text and "(unbiased, 20000 draws" in text
+    pixels, tree = (numbers(text, name) for name in ("pixels alone", "tree  "))
+    for size, told in (pixels, tree):
+        assert told < size < told + 30  # a header
+    assert tree[0] < pixels[0] < numbers(text, "one bit a pixel: ")[1]  # which is lzma's
+    assert "what is read is what was written: True" in text
+    paid, told = numbers(text, "extra bits a row: ")
+    assert paid == pytest.approx(told, abs=0.3)
+    assert "damaged or cut off" in text and "expected the model that compressed" in text
+    pictures = {"reliability", "rejected", "risk_coverage", "p_values"}
+    assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+@pytest.mark.slow
+def test_serving(tmp_path):
+    text = run("16_serving.py", tmp_path)
+    assert "served draws are those of the model: True" in text
+    assert "served scores (exact, nats): True" in text
+    assert "three numbers for four columns: expected" in text
+    assert "expected at most 10000 draws, got 1000000000; ask several times" in text
+    assert "Exported(density, exact, any number of rows)" in text
+    assert "scores without probgen are the same: True" in text
+    assert "the folder is the model: True" in text
+    assert score(text, "held-out penguins:") > -20
+    assert (tmp_path / "serving.png").exists()

@@ -60,6 +60,6 @@ with torch.no_grad():
     for t in sampler.timesteps:
         predicted = torch.cat([net(part, t, return_dict=False)[0] for part in draws.split(64)])
         draws = sampler.step(predicted, t, draws).prev_sample
-grid = (draws[:64].permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).numpy()
-make_image_grid(numpy_to_pil(grid), rows=len(grid) // 8, cols=8).save(Path(target).with_suffix(".png"))
+grid = numpy_to_pil((draws[:64].permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).numpy())
+make_image_grid(grid, rows=len(grid) // 8, cols=8).save(Path(target).with_suffix(".png"))
 numpy.save(target, draws.numpy())
