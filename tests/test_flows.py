@@ -173,7 +173,7 @@ class Counted(nn.Module):
     def __init__(self, net):
         super().__init__()
         self.net, self.passes = net, 0
-        self.orders, self.steps = net.orders, net.steps
+        self.orders, self.steps, self.turns = net.orders, net.steps, net.turns
 
     def forward(self, *arguments):
         self.passes += 1

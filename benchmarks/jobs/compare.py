@@ -44,7 +44,7 @@ shared, by the two commands above with the options that follow:
   73 s, 0.943, 58.0 %; SDV's Gaussian copula 10 s, 0.933, 53.1 %.
 - *images*, ``--steps 200 --draws 128``: the distance of real images 49; probgen 106 s, 120 ± 20;
   diffusers 208 s, 1479 ± 67, with noise left in its draws. Too few steps to judge a family by.
-- *interrupted*, ``--vae-steps 160``: probgen 14 s a run, weights 0.052 apart; Lightning 12 s, 0.045.
+- *interrupted*, ``--vae-steps 160``: probgen 14 s a run, weights equal bit for bit; Lightning 12 s, 0.045.
 - *classifier*: probgen 7 s, 98.3 % of the known digits right, log loss 0.040, calibration error 0.007;
   92.0 % of them answered, 0.3 % of these wrong, and 22.1 % of the unknown ones answered. scikit-learn
   3 s, 91.4 %, 0.323, 0.051; 61.2 %, 1.4 %, 11.6 %.

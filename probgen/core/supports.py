@@ -124,8 +124,11 @@ def _check_scored(name: str, site: Site) -> None:
 
 def _check_determined(gen: Any, batch: tuple) -> None:
     """Refuses missing values in an argument of a program that leave no distribution at a site."""
+    parameters = getattr(gen, "parameters_by_name", None)  # of a program alone
+    if parameters is None:
+        return
     positional, named = split(batch)
-    given = {**dict(zip([*gen.parameters_by_name()], positional, strict=False)), **named}
+    given = {**dict(zip([*parameters()], positional, strict=False)), **named}
     lacking = {
         name: value
         for name, value in given.items()

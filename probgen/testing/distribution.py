@@ -50,7 +50,7 @@ def contexts(case: Case) -> None:
         )
 
 
-def samples(case: Case) -> None:
+def draws_have_shapes(case: Case) -> None:
     """sample(shape) gives finite draws of shape + batch_shape + event_shape, in the dtype of x."""
     for shape in ((), (3,), (2, 3)):
         draws = case.distribution.sample(torch.Size(shape))
@@ -90,7 +90,7 @@ def seeded_draws(case: Case) -> None:
     )
 
 
-def scores(case: Case) -> None:
+def scores_have_shapes(case: Case) -> None:
     """log_prob gives one finite number for each row.
 
     And the same again where the density is exact.
@@ -175,10 +175,10 @@ def expands(case: Case) -> None:
 CHECKS = (
     shapes,
     contexts,
-    samples,
+    draws_have_shapes,
     supports,
     seeded_draws,
-    scores,
+    scores_have_shapes,
     single_rows,
     draws_of_rows,
     expands,
