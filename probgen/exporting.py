@@ -94,12 +94,37 @@ class Exported:
 
         A program that is made for a number of rows takes so many; a sampler without contexts then
         takes nothing. Draws follow torch's random state.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For inputs of another number, or other than the tensors or the number that it was made
+            with; their values are not looked at.
         """
+        inputs = self._checked(inputs)
         with torch.no_grad():
             if self.rows is not None:
                 return self._module(*inputs)
             count = inputs[0] if isinstance(inputs[0], int) else len(inputs[0])
             return self._module(*map(_two_or_more, inputs))[:count]
+
+    def _checked(self, inputs: tuple) -> tuple:
+        """The inputs, refused where the program was made with others."""
+        wanted = _shown_inputs(self.program)
+        if len(inputs) != len(wanted):
+            raise TypeError(
+                f"expected {len(wanted)} inputs of the program, got {len(inputs)}; give "
+                f"{', '.join(map(_in_words, wanted)) or 'none'}"
+            )
+        given = tuple(map(_like, inputs, wanted))
+        counts = [len(each) for each in given if torch.is_tensor(each)]
+        if len(set(counts)) > 1 or (counts and self.rows not in (None, counts[0])):
+            one = "the same number of" if self.rows is None else f"{self.rows}"
+            raise ValueError(
+                f"expected {one} rows in each input, got {counts}; align them"
+                + ("" if self.rows is None else ", or export it with any_rows=True")
+            )
+        return given
 
     def __repr__(self) -> str:
         of = f"density, {self.kind}" if self.kind else "sampler"
@@ -112,6 +137,11 @@ class Exported:
 
         Where probgen is not, ``torch.export.load(path).module()`` runs it, on two rows or more;
         :func:`load_exported` gives the kind back as well.
+
+        Raises
+        ------
+        OSError
+            Where no file can be written.
         """
         checks.path(path=path)
         told = {
@@ -120,7 +150,13 @@ class Exported:
             "particles": self.particles,
             "versions": self.versions,
         }
-        save_program(self.program, os.fspath(path), extra_files={TOLD: json.dumps(told)})
+        try:
+            save_program(self.program, os.fspath(path), extra_files={TOLD: json.dumps(told)})
+        except (RuntimeError, OSError) as error:
+            raise OSError(
+                f"cannot write {path}: {_first_line(error)}; choose a file in a folder that is there, "
+                "is writable and has space"
+            ) from error
 
 
 @explained
@@ -300,6 +336,36 @@ def _density(gen: Any, kind: str, particles: int, x: Tensor, *context: Tensor) -
 
 def _draws_given(gen: Any, context: Tensor) -> Tensor:
     return gen(context).sample()
+
+
+def _shown_inputs(program: ExportedProgram) -> tuple:
+    """What a program was made with: tensors, or a number of draws."""
+    shown = program.example_inputs
+    assert shown is not None  # torch.export keeps them, in its files as well
+    return tuple(shown[0])
+
+
+def _in_words(wanted: Any) -> str:
+    if not torch.is_tensor(wanted):
+        return "how many draws"
+    return f"a tensor of shape (N{''.join(f', {size}' for size in wanted.shape[1:])})"
+
+
+def _like(given: Any, wanted: Any) -> Any:
+    """An input of the kind that a program was made with."""
+    if not torch.is_tensor(wanted):
+        checks.at_least(0, n=given)
+        return int(given)
+    if not torch.is_tensor(given):
+        raise TypeError(
+            f"expected {_in_words(wanted)}, got {type(given).__name__}; torch.as_tensor makes one"
+        )
+    if given.ndim != wanted.ndim or given.shape[1:] != wanted.shape[1:]:
+        raise ValueError(
+            f"expected {_in_words(wanted)}, got {tuple(given.shape)}; give rows like those that it "
+            "was exported with"
+        )
+    return given
 
 
 def _two_or_more(given: Any) -> Any:

@@ -309,6 +309,7 @@ def model_card(
     checks.texts(tags=tags)
     checks.mapping(**checks.given(scores=scores))
     known = dict(scores or {})
+    checks.texts(scores=tuple(known))
     checks.instance(Score, "pass what pg.log_likelihood gave, which has its kind", **known)
     title = name or type(gen).__name__
     parts = [

@@ -239,6 +239,34 @@ def test_blame_is_by_rank_and_by_name():
     assert list(detector.blame(frame).to_frame().columns) == ["a", "b", "c"]
 
 
+def test_a_row_without_cells_has_no_column_to_blame():
+    detector = pg.AnomalyDetector(independent(), torch.randn(99, 3, generator=generator()))
+    nothing = torch.full((1, 3), torch.nan)
+    assert detector.blame(torch.cat([nothing, torch.tensor([[0.0, 9.0, 0.0]])])).columns == [
+        None,
+        "column 1",
+    ]
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_usual_rows_of_few_values_are_believed_and_others_are_not(levels):
+    """Rows that score alike tie: the gap is that of scipy's test of the scores."""
+    gen = Fixed(dist.Categorical, logits=torch.tensor([0.6, 0.3, 0.1]).log()[:levels].expand(1, -1))
+    draw = generator()
+    masses = gen().base_dist.probs[0]
+    usual, x = (
+        torch.multinomial(masses, n, True, generator=draw)[:, None].float() for n in (300, 200)
+    )
+    found = pg.AnomalyDetector(gen, usual).uniformity(x)
+    scores = [gen().log_prob(each).numpy() for each in (x, usual)]
+    truth = scipy.stats.ks_2samp(*scores).statistic
+    assert found.gap == pytest.approx(truth, abs=0.01)
+    assert found.p_value > 0.01
+    if levels > 1:
+        rare = torch.full((200, 1), levels - 1.0)
+        assert pg.AnomalyDetector(gen, usual).uniformity(rare).p_value < 0.01
+
+
 def test_columns_cannot_be_blamed_by_what_needs_complete_rows():
     detector = pg.AnomalyDetector(pg.MAF(2, layers=1, hidden=(4,)), torch.randn(30, 2))
     with pytest.raises(NotImplementedError, match="blame columns by a GaussianMixture"):
@@ -282,6 +310,16 @@ WRONG = {
     "statistic": (
         lambda: pg.AnomalyDetector(independent(), torch.zeros(9, 3), statistics=[3]),
         "statistics",
+    ),
+    "no value of a column": (
+        lambda: pg.AnomalyDetector(
+            independent(), torch.randn(9, 3).index_fill(1, torch.tensor([2]), torch.nan)
+        ).blame(torch.zeros(1, 3)),
+        "got none of column 2",
+    ),
+    "before ties": (
+        lambda: Uniformity.of([0.5, 0.6], 9, before_ties=[0.5, 0.7]),
+        "p_values or less",
     ),
     "shape of a statistic": (
         lambda: asked(lambda gen, x: x),

@@ -1,5 +1,7 @@
 """Classification by Bayes' rule: against closed forms, other libraries, and the definition."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pyro.distributions as dist
@@ -322,7 +324,80 @@ WRONG = {
     "uncalibrated": (lambda: two().predict(rows(3)[0], outliers=0.1), "calibrate"),
     "few": (lambda: calibrated_on(9).predict(rows(3)[0], outliers=0.01), "at least 99 held-out"),
     "reject": (lambda: two().predict(rows(3)[0], reject=1.5), "reject"),
+    "one model twice": (lambda: shared(), "a model of its own for each class"),
+    "no label": (lambda: pg.GenerativeClassifier({"a": normal(0), None: normal(1)}), "got None"),
+    "NaN": (lambda: pg.GenerativeClassifier({"a": normal(0), math.nan: normal(1)}), "got nan"),
+    "tensors alike": (
+        lambda: pg.GenerativeClassifier({torch.tensor(0): normal(0), torch.tensor(0): normal(1)}),
+        "name each class once",
+    ),
+    "no contexts": (
+        lambda: pg.GenerativeClassifier(pg.MAF(2), ["a", "b"]),
+        "build it with context=2",
+    ),
+    "missing": (
+        lambda: calibrated_on(99).predict(torch.tensor([[0.0, torch.nan]]), outliers=0.1),
+        "missing cells in row 0",
+    ),
+    "infinite": (
+        lambda: pg.GenerativeClassifier({n: pg.PPCA(2, factors=1) for n in NAMES}).fit(
+            torch.randn(40, 2).index_fill(0, torch.tensor([9]), torch.inf), NAMES * 20
+        ),
+        "got inf in row",
+    ),
+    "not probabilities": (
+        lambda: pg.decisions.calibration_error(torch.tensor([[7.0, 3.0]]), [0]),
+        "whose sum is 1",
+    ),
+    "NaN probabilities": (
+        lambda: pg.decisions.calibration_error(torch.tensor([[torch.nan, 0.3]]), [0]),
+        "whose sum is 1",
+    ),
+    "no such class": (
+        lambda: pg.decisions.calibration_error(torch.tensor([[0.7, 0.3]]), [5]),
+        "got 5 in row 0",
+    ),
 }
+
+
+def shared():
+    model = normal(0)
+    return pg.GenerativeClassifier({"a": model, "b": model})
+
+
+LABELS = {
+    "tensors": lambda: list(torch.tensor([0, 1])),
+    "numbers of numpy": lambda: [np.int64(0), np.int64(1)],
+    "floats": lambda: [0.0, 1.0],
+    "truth values": lambda: [False, True],
+}
+
+
+@pytest.mark.parametrize("make", LABELS.values(), ids=list(LABELS))
+def test_labels_of_one_value_are_one_label(make):
+    """In the models and in y, however a number is kept."""
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    x[20:] += 9.0
+    y = [label for label in make() for _ in range(20)]
+    models = {label: pg.PPCA(2, factors=1) for label in make()}
+    clf = pg.GenerativeClassifier(models).fit(x, y)
+    assert clf.predict(x).tolist() == [0] * 20 + [1] * 20
+    plain = pg.GenerativeClassifier({n: pg.PPCA(2, factors=1) for n in (0, 1)}).fit(x, y)
+    assert plain.predict(x).tolist() == [0] * 20 + [1] * 20
+
+
+def test_outliers_are_told_by_complete_rows_alone():
+    """Densities of fewer features are others: rows that lack some are no yardstick."""
+    x, y = rows(999, seed=2)
+    clf = two()
+    clf.calibrate(x, y)
+    before = clf.usual
+    gaps = torch.cat([x, torch.full((500, 2), torch.nan)])
+    clf.calibrate(gaps, list(y) + list(y[:500]))
+    torch.testing.assert_close(clf.usual, before)
+    clf.calibrate(gaps[-500:], y[:500])
+    with pytest.raises(ValueError, match="complete held-out rows"):
+        clf.decide(x, outliers=0.05)
 
 
 def calibrated_on(count):

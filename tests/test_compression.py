@@ -237,6 +237,25 @@ def test_a_table_comes_back_as_a_frame() -> None:
     assert back.astype(str).values.tolist() == frame.astype(str).values.tolist()
 
 
+@pytest.mark.parametrize("names", [["color", "on"], ["on", "color", "count"]], ids="-".join)
+def test_columns_of_different_families_come_back_whatever_predicts_them(names) -> None:
+    """One column at a time, each with its own values, in the size of the score."""
+    pandas = pytest.importorskip("pandas")
+    columns = {
+        "color": ["red", "blue", "red", "green"] * 90,
+        "on": [True, False] * 180,
+        "count": list(range(20)) * 18,
+    }
+    frame = pandas.DataFrame({name: columns[name] for name in names})
+    table = pg.Table.read(frame)
+    torch.manual_seed(0)
+    gen = pg.Tabular(table, pg.AutoregressiveTable(table.heads(), [8]))
+    data = pg.compress(gen, frame)
+    assert pg.decompress(gen, data).astype(str).values.tolist() == frame.astype(str).values.tolist()
+    score = -pg.log_likelihood(gen, frame).value.sum().item() / math.log(2) / 8
+    assert score <= len(data) <= 1.01 * score + 40
+
+
 def test_a_saved_model_decompresses(tmp_path) -> None:
     gen = SIZED["MADE"]()
     x = pg.sample(gen, 50, seed=1)

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas
 import pyro.distributions as dist
 import pytest
 import torch
@@ -458,6 +459,21 @@ REFUSED = {
         TypeError,
         "got a mass and a density",
     ),
+    "labels of other columns": (
+        lambda: (table_of(a=["u", "v"]), table_of(a=["u", "w"])),
+        ValueError,
+        r"stand for the same values, got \['u', 'v'\] and \['u', 'w'\] in column 'a'; build both",
+    ),
+    "columns in another order": (
+        lambda: (table_of(a=["u", "v"], b=["u", "v"]), table_of(b=["u", "v"], a=["u", "v"])),
+        ValueError,
+        r"the same columns in one order, got \['a', 'b'\] and \['b', 'a'\]",
+    ),
+    "days since another one": (
+        lambda: (table_of(a=day("2020")), table_of(a=day("2021"))),
+        ValueError,
+        "stand for the same values, got days since",
+    ),
     "other levels": (
         lambda: (Categorical(Constant(6), levels=3), Bernoulli(Constant(2))),
         ValueError,
@@ -494,6 +510,37 @@ REFUSED = {
         "expected q with a density .* got implicit",
     ),
 }
+
+
+def day(year: str) -> pandas.Series:
+    return pandas.to_datetime(pandas.Series([f"{year}-01-01", f"{year}-02-03", f"{year}-05-01"]))
+
+
+def table_of(**columns) -> pg.Tabular:
+    table = pg.Table.read(pandas.DataFrame(columns))
+    heads = table.heads()
+    return pg.Tabular(table, pg.heads.Mixed(Constant(pg.heads.Mixed(None, heads).width), heads))
+
+
+def test_of_one_table_it_is_that_of_the_numbers() -> None:
+    p, q = random(table_of(a=["u", "v"]), 0), random(table_of(a=["u", "v"]), 1)
+    masses = [pg.log_likelihood(each, pandas.DataFrame({"a": ["u", "v"]})).value for each in (p, q)]
+    truth = (masses[0].exp() * (masses[0] - masses[1])).sum().item()
+    found = pg.divergence(p, q, seed=0)
+    assert found.value == pytest.approx(truth, abs=4 * found.stderr + 1e-5)
+
+
+def test_a_root_of_an_upper_bound_is_none() -> None:
+    """Its mean is less than the root of the mean, and nothing says how much."""
+    p, q = OfKind("exact"), OfKind("unbiased", 1.0)
+    for name, kind in (("squared hellinger", "upper bound"), ("hellinger", "approximate")):
+        assert pg.divergence(p, q, name, draws=400, seed=0).kind == kind
+
+
+def test_there_is_no_mean_over_no_contexts() -> None:
+    gen = pg.MAF(2, context=3, layers=1, hidden=(4,))
+    with pytest.raises(ValueError, match="a context or more"):
+        pg.divergence(gen, gen, context=torch.zeros(0, 3))
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -274,3 +274,37 @@ def test_every_family_is_exported_or_refused(member: Member, sampler):
     assert compared(exported, gen, rows, sampler)
     if not sampler:  # nothing that was traced stays behind
         assert torch.isfinite(gen(*rows[1:]).log_prob(rows[0]).sum())
+
+
+X = torch.zeros(3, 2)
+CALLS = {
+    "an array": (lambda d, s, f: d(X.numpy()), r"\(N, 2\), got ndarray"),
+    "columns": (lambda d, s, f: d(torch.zeros(3, 3)), r"\(N, 2\), got \(3, 3\)"),
+    "one row": (lambda d, s, f: d(torch.zeros(2)), r"\(N, 2\), got \(2,\)"),
+    "nothing": (lambda d, s, f: d(), "1 inputs of the program, got 0"),
+    "a context": (lambda d, s, f: d(X, X), "1 inputs of the program, got 2"),
+    "less than no draws": (lambda d, s, f: s(-1), "n >= 0, got -1"),
+    "half a draw": (lambda d, s, f: s(2.5), "a whole number n"),
+    "other rows": (lambda d, s, f: f(X), "expected 4 rows in each input"),
+    "a folder": (lambda d, s, f: d.save(os.path.dirname(__file__)), "cannot write"),  # noqa: PTH120
+}
+
+
+@pytest.fixture(scope="module")
+def programs():
+    gen = pg.standard_normal(2)
+    fixed = pg.export_density(gen, torch.zeros(4, 2), any_rows=False)
+    return pg.export_density(gen, X), pg.export_sampler(gen), fixed
+
+
+@pytest.mark.parametrize(("call", "words"), CALLS.values(), ids=list(CALLS))
+def test_a_program_says_what_it_takes(programs, call, words) -> None:
+    with pytest.raises((TypeError, ValueError, OSError), match=words):
+        call(*programs)
+
+
+def test_inputs_of_a_program_have_as_many_rows() -> None:
+    gen = pg.MAF(2, context=1, layers=1, hidden=(4,))
+    density = pg.export_density(gen, X, torch.zeros(3, 1))
+    with pytest.raises(ValueError, match="the same number of rows"):
+        density(X, torch.zeros(2, 1))

@@ -189,3 +189,18 @@ def test_dates_and_other_libraries():
     gen = pg.Tabular(other, pg.AutoregressiveTable(other.heads(), [4]))
     drawn = gen.sample(3, given={"day": pandas.Timestamp("2024-03-03").to_pydatetime()})
     assert drawn["day"].dt.day().to_list() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize("given", [None, {"sex": "male"}], ids=["none", "some"])
+def test_no_rows_are_a_frame_without_rows(given, missing):
+    frame = pg.datasets.load_penguins()
+    table = pg.Table.read(frame)
+    gen = pg.Tabular(table, pg.AutoregressiveTable(table.heads(), [4]))
+    assert gen.sample(0, given=given, missing=missing).shape == (0, len(frame.columns))
+
+
+def test_a_name_that_is_no_string_is_no_column():
+    table = pg.Table.read(pandas.DataFrame({"a": [0.5, 1.5]}))
+    with pytest.raises(ValueError, match="expected columns of the table, got 0"):
+        table.row({0: 1.0})

@@ -237,3 +237,9 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch, tmp_path):
     with pytest.raises(ImportError, match=r"pip install 'probgen\[hub\]'.*save_to_folder"):
         pg.hub.from_hub("me/mixture")
     pg.hub.save_to_folder(mixture(), tmp_path)  # as the error advises
+
+
+def test_scores_are_named_by_strings() -> None:
+    gen = pg.standard_normal(2)
+    with pytest.raises(TypeError, match="scores"):
+        pg.hub.model_card(gen, scores={1: pg.log_likelihood(gen, torch.zeros(3, 2))})

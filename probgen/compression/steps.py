@@ -18,7 +18,7 @@ import torch.distributions as td
 from torch import Tensor
 
 from probgen.core.finite import EntryLevels, enumerated_log_masses, levels_of
-from probgen.core.inside import inside
+from probgen.core.inside import point_inside
 from probgen.core.supports import support_of
 from probgen.core.unions import of_entries
 from probgen.distributions.any_order import InOrder
@@ -150,13 +150,16 @@ def tables_of(distribution: Any, span: Span) -> tuple[Tensor, int]:
     """
     low, high = _range_of(distribution, span)
     values = torch.arange(low, high + 1).to(_parameter(distribution))
-    values = values.reshape(-1, *(1,) * len(distribution.batch_shape))
-    within = of_entries(support_of(distribution))[0].check(values)
+    batch = distribution.batch_shape  # entries may be of different families, each with its support
+    values = values.reshape(-1, *(1,) * len(batch)).expand(-1, *batch)
+    support = of_entries(support_of(distribution))[0]
+    within = support.check(values)
     if bool(within.all()):
         logs = distribution.log_prob(values)
     else:
         values, within = torch.broadcast_tensors(values, within)
-        logs = distribution.log_prob(torch.where(within, values, inside(distribution, values)))
+        allowed = point_inside(support, batch, values)
+        logs = distribution.log_prob(torch.where(within, values, allowed))
         logs = torch.where(within, logs, -torch.inf)
     return logs.movedim(0, -1).double(), low
 

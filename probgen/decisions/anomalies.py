@@ -26,6 +26,7 @@ from probgen.decisions.conformal import (
     Uniformity,
     conformal_p_values,
     false_discovery_threshold,
+    p_values_before_ties,
 )
 from probgen.decisions.statistics import LogLikelihood
 from probgen.distributions.conditional import observed
@@ -101,9 +102,11 @@ class Blame:
     order: Tensor
 
     @property
-    def columns(self) -> list[str]:
-        """The name of the column to blame, for each row."""
-        return [self.names[number] for number in self.order[:, 0].tolist()]
+    def columns(self) -> list[str | None]:
+        """The name of the column to blame, for each row; ``None`` where all cells are missing."""
+        asked = (~self.value.flatten(1).isnan()).any(1).tolist()
+        first = self.order[:, 0].tolist()
+        return [self.names[n] if some else None for n, some in zip(first, asked, strict=True)]
 
     def to_frame(self) -> pd.DataFrame:
         """P-values with a column for each column of the rows."""
@@ -157,7 +160,7 @@ class AnomalyDetector(nn.Module):
     References
     ----------
     Bates, Candès, Lei, Romano, Sesia (2023), Testing for outliers with conformal p-values,
-    https://arxiv.org/abs/2104.08279; Morningstar et al. (2021), LogLikelihood of states estimation for
+    https://arxiv.org/abs/2104.08279; Morningstar et al. (2021), Density of states estimation for
     out-of-distribution detection, https://arxiv.org/abs/2006.09273
 
     >>> from probgen.models.factor_analysis import PPCA
@@ -229,13 +232,15 @@ class AnomalyDetector(nn.Module):
     def _by_pattern(
         self, x: Any, context: Tensor | None, ask: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """A number of each row, from its score and those of its like."""
+        """Numbers of each row, from its score and those of its like."""
         rows, *beside = self._given(x, context)
-        found = torch.empty(len(rows), dtype=torch.float64)
+        parts = []
+        places = []
         for hidden, members in _patterns(self.gen, rows, beside):
             picked = [part[members] for part in (rows, *beside)]
-            found[members] = ask(*self._compared(picked, hidden)).to(found)
-        return found
+            parts.append(ask(*self._compared(picked, hidden)).double().cpu())
+            places.append(members)
+        return torch.cat(parts)[torch.cat(places).argsort()]
 
     @explained
     def detect(
@@ -294,7 +299,8 @@ class AnomalyDetector(nn.Module):
         Take rows like those that will be asked about, neither fitted to nor in the calibration: of
         other people or later months, if these will be asked about.
         """
-        return Uniformity.of(self.p_values(x, context), self.calibration_rows)
+        both = self._by_pattern(x, context, _with_ties)
+        return Uniformity.of(both[:, 0], self.calibration_rows, before_ties=both[:, 1])
 
     @explained
     @infers
@@ -331,6 +337,8 @@ class AnomalyDetector(nn.Module):
         how = {"particles": particles, "seed": seed}
         own, kind = self._conditionals(batch, how)
         usual, _ = self._conditionals(self._calibration(), how)
+        names = self._names(x, own.shape[1])
+        self._check_ranked(own, usual, names)
         ranks = torch.stack(
             [
                 conformal_p_values(mine, others[~others.isnan()])
@@ -347,7 +355,7 @@ class AnomalyDetector(nn.Module):
             own.reshape(shape),
             ranks.reshape(shape),
             "exact" if kind == "exact" else "approximate",
-            self._names(x, own.shape[1]),
+            names,
             by_spread.gather(-1, by_rank),
         )
 
@@ -384,7 +392,7 @@ class AnomalyDetector(nn.Module):
         x, *beside = (part[numbers] for part in self._calibration())
         if hidden is None and not has_missing(x):
             return [x, *beside]
-        lacking = _lacking_cells(self.gen, x, beside)
+        lacking = lacking_cells(self.gen, x, beside)
         if hidden is not None:
             lacking = lacking & ~hidden
             x = x.masked_fill(hidden, torch.nan)
@@ -429,6 +437,16 @@ class AnomalyDetector(nn.Module):
             found[known.cpu(), number] = (whole.value[known] - rest.value).double().cpu()
         return found, whole.kind
 
+    def _check_ranked(self, own: Tensor, usual: Tensor, names: tuple[str, ...]) -> None:
+        """Refuses cells of columns that no calibration row has."""
+        lost = ~own.isnan().all(0) & usual.isnan().all(0)
+        if lost.any():
+            name = names[int(lost.nonzero()[0])]
+            raise ValueError(
+                f"expected calibration rows with a value of every column that a row has, got none of "
+                f"{name}; give some that have it, or leave it missing (NaN) in the rows"
+            )
+
     def _marginal(self, x: Tensor, beside: Sequence[Tensor], how: dict[str, Any]) -> Score:
         try:
             return log_likelihood(self.gen, x, *beside, **how)
@@ -447,6 +465,11 @@ class AnomalyDetector(nn.Module):
             return tuple(field.name for field in table.fields)
         names = list(getattr(x, "columns", [])) if has_named_columns(x) else []
         return tuple(names) if len(names) == count else tuple(f"column {n}" for n in range(count))
+
+
+def _with_ties(own: Tensor, usual: Tensor) -> Tensor:
+    """P-values, and those before usual rows of the same score, ``(N, 2)``."""
+    return torch.stack([conformal_p_values(own, usual), p_values_before_ties(own, usual)], -1)
 
 
 class _States:
@@ -502,13 +525,13 @@ def _patterns(
     if not has_missing(rows):
         yield None, torch.arange(len(rows))
         return
-    lacking = _lacking_cells(gen, rows, beside)
+    lacking = lacking_cells(gen, rows, beside)
     kinds, index = lacking.unique(dim=0, return_inverse=True)
     for number, hidden in enumerate(kinds):
         yield hidden if hidden.any() else None, (index == number).nonzero().flatten().cpu()
 
 
-def _lacking_cells(gen: Any, rows: Tensor, beside: Sequence[Tensor]) -> Tensor:
+def lacking_cells(gen: Any, rows: Tensor, beside: Sequence[Tensor]) -> Tensor:
     """What is missing of rows, without the padding of sequences that ended."""
     distribution = distribution_of(gen, tuple(beside))
     return rows.isnan() if distribution is None else ~observed(distribution, rows)

@@ -182,4 +182,30 @@ def labels_in(y: Any, name: str = "y") -> list[Any]:
                 "column as y[:, 0], one-hot labels as y.argmax(-1)"
             )
         y = tolist()
-    return list(y)
+    return [label_of(label) for label in y]
+
+
+def label_of(label: Any) -> Any:
+    """A label that equals others of its value: the number in a tensor without dims.
+
+    >>> label_of(torch.tensor(2)), label_of("a")
+    (2, 'a')
+    """
+    return label.item() if torch.is_tensor(label) and label.ndim == 0 else label
+
+
+def check_class_labels(labels: Sequence[Any]) -> None:
+    """Refuses labels that stand for none, and two of one value.
+
+    >>> check_class_labels(("a", None))
+    Traceback (most recent call last):
+    ValueError: expected labels of classes, got None, which stands for no answer; leave it out, or name it: 'unknown'
+    """
+    for label in labels:
+        if label is None or label != label:
+            raise ValueError(
+                f"expected labels of classes, got {label}, which stands for no answer; leave it out, "
+                "or name it: 'unknown'"
+            )
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"expected labels that differ, got {list(labels)}; name each class once")

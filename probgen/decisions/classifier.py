@@ -22,11 +22,14 @@ from probgen.core.missing import has_missing
 from probgen.core.modes import infers
 from probgen.core.score import Score
 from probgen.core.seeds import Seed
+from probgen.decisions.anomalies import lacking_cells
 from probgen.decisions.class_posterior import (
     ClassPosterior,
     Decision,
+    check_class_labels,
     decided,
     indices_of,
+    label_of,
     labels_in,
 )
 from probgen.decisions.conformal import conformal_p_values
@@ -120,6 +123,7 @@ class GenerativeClassifier(nn.Module):
         checks.positive(temperature=temperature)
         super().__init__()
         self.labels, parts, contexts = _parts(models, labels)
+        check_class_labels(self.labels)
         if len(self.labels) < 2:
             raise ValueError(
                 f"expected two classes or more, got {list(self.labels)}; to tell usual rows from "
@@ -309,15 +313,16 @@ class GenerativeClassifier(nn.Module):
             error is larger are in doubt (Chow's rule, the best one if probabilities are right).
         outliers : float, optional
             Share of the rows of known classes that may be rejected as like no class: those whose
-            density is lower than that of so many of the rows of :meth:`calibrate`.
+            density is lower than that of so many of the complete rows of :meth:`calibrate`.
         particles, memory, seed
             As in :meth:`log_posterior`.
 
         Raises
         ------
         ValueError
-            With ``outliers``, before :meth:`calibrate` has seen rows, or so few that none could be
-            rejected.
+            With ``outliers``, before :meth:`calibrate` has seen complete rows, or so few that none
+            could be rejected; and for rows with missing cells, whose densities are those of fewer
+            features and do not compare.
         """
         checks.within("(0, 1)", **checks.given(reject=reject, outliers=outliers))
         found = self.log_posterior(x, particles=particles, memory=memory, seed=seed)
@@ -326,6 +331,7 @@ class GenerativeClassifier(nn.Module):
         outlying = none
         if outliers is not None:
             known = self._usual(outliers)
+            self._check_complete(x)
             outlying = conformal_p_values(found.density.value.double(), known) <= outliers
         return decided(found, doubtful, outlying)
 
@@ -385,7 +391,9 @@ class GenerativeClassifier(nn.Module):
                 stacklevel=3,
             )
         self.temperature.fill_(result.temperature)
-        self.usual = (found + self.log_prior).logsumexp(-1).sort().values
+        density = (found + self.log_prior).logsumexp(-1)
+        complete = ~self._lacking(rows).to(density.device)
+        self.usual = density[complete].sort().values if complete.any() else None
         arguments_became(self, usual=self.usual)
         return result
 
@@ -433,7 +441,8 @@ class GenerativeClassifier(nn.Module):
     def _usual(self, rate: float) -> Tensor:
         if self.usual is None:
             raise ValueError(
-                "expected held-out rows to compare with, got none; calibrate(x, y) on some first"
+                "expected complete held-out rows to compare with, got none; calibrate(x, y) on some "
+                "first"
             )
         needed = math.ceil(1 / rate - 1e-9) - 1
         if len(self.usual) < needed:
@@ -443,6 +452,23 @@ class GenerativeClassifier(nn.Module):
                 f"{1 / (len(self.usual) + 1):.2g}"
             )
         return self.usual
+
+    def _lacking(self, rows: Tensor) -> Tensor:
+        """Which rows have missing cells, ``(N,)``."""
+        if not has_missing(rows):
+            return torch.zeros(len(rows), dtype=torch.bool)
+        model: Any = self.models[0]
+        return lacking_cells(model, rows, self._given(0, rows)[1:]).flatten(1).any(1)
+
+    def _check_complete(self, x: Any) -> None:
+        """Refuses rows whose density is one of fewer features than those that it is compared with."""
+        lacking = self._lacking(self._rows(x))
+        if lacking.any():
+            raise ValueError(
+                "expected complete rows to tell outliers, got missing cells in row "
+                f"{int(lacking.nonzero()[0])}: densities of fewer features do not compare; decide on "
+                "such rows without outliers=, or judge them by a pg.AnomalyDetector of each class"
+            )
 
     def _rows(self, x: Any) -> Tensor:
         """Rows as the families take them; their shape and support are checked where they are scored."""
@@ -512,7 +538,8 @@ def _parts(models: Any, labels: Any) -> tuple[tuple, list[nn.Module], Tensor | N
             )
         for model in models.values():
             checks.generative(models=model)
-        return tuple(models), list(models.values()), None
+        _check_own(models)
+        return tuple(map(label_of, models)), list(models.values()), None
     checks.generative(models=models)
     if labels is None:
         raise ValueError(
@@ -526,11 +553,23 @@ def _parts(models: Any, labels: Any) -> tuple[tuple, list[nn.Module], Tensor | N
                 "expected contexts of one shape, got "
                 f"{[tuple(context.shape) for context in contexts][:5]}; give one for each label"
             )
-        return tuple(labels), [models], torch.stack(contexts) if contexts else torch.zeros(0)
+        names = tuple(map(label_of, labels))
+        return names, [models], torch.stack(contexts) if contexts else torch.zeros(0)
     names = tuple(labels_in(labels, "labels"))
-    if len(set(names)) != len(names):
-        raise ValueError(f"expected labels that differ, got {list(names)}; name each class once")
     return names, [models], _contexts_by_place(models, len(names))
+
+
+def _check_own(models: Mapping[Any, nn.Module]) -> None:
+    """Refuses one model for two classes: the fit to the second would undo that to the first."""
+    seen: dict[int, Any] = {}
+    for label, model in models.items():
+        if id(model) in seen:
+            raise ValueError(
+                "expected a model of its own for each class, got one for both "
+                f"{seen[id(model)]!r} and {label!r}; build one for each: "
+                "{label: pg.PPCA(64, factors=12) for label in labels}"
+            )
+        seen[id(model)] = label
 
 
 def _contexts_by_place(model: Any, count: int) -> Tensor:
@@ -540,6 +579,11 @@ def _contexts_by_place(model: Any, count: int) -> Tensor:
     size = size_of(model)
     if model.context_ndim == 1 and size in (count, None):
         return torch.eye(count)
+    if size == 0:
+        raise ValueError(
+            f"expected a model that is given labels as contexts, got {type(model).__name__} without "
+            f"contexts; build it with context={count}, or give a model for each: {{label: model, ...}}"
+        )
     raise ValueError(
         f"expected a model whose contexts are one-hot vectors of {count} labels, got "
         f"{type(model).__name__} with contexts of size {size}; give "

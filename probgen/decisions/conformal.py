@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,21 @@ def conformal_p_values(scores: Tensor, usual: Tensor) -> Tensor:
     below = torch.searchsorted(usual.sort().values, scores.contiguous(), right=True)
     found = (1 + below).double() / (len(usual) + 1)
     return torch.where(scores.isnan(), torch.nan, found)
+
+
+def p_values_before_ties(scores: Tensor, usual: Tensor) -> Tensor:
+    r"""P-values as if a row came before the usual rows of the same score, ``(N,)``.
+
+    .. math:: \frac{1 + \#\{m : s_m < s(x)\}}{M + 1}
+
+    They differ from :func:`conformal_p_values` where scores have few values, as those of discrete rows.
+
+    >>> p_values_before_ties(torch.tensor([1.0]), torch.tensor([0.0, 1.0, 1.0]))
+    tensor([0.5000], dtype=torch.float64)
+    """
+    usual = usual.double().cpu()
+    below = torch.searchsorted(usual.sort().values, scores.double().cpu().contiguous())
+    return (1 + below).double() / (len(usual) + 1)
 
 
 def false_discovery_threshold(p_values: Tensor, rate: float = 0.1) -> float:
@@ -135,10 +151,22 @@ class Uniformity:
         p_values: Tensor | Sequence[float],
         calibration_rows: int,
         rates: Sequence[float] = RATES,
+        *,
+        before_ties: Tensor | Sequence[float] | None = None,
     ) -> Uniformity:
-        """The test for p-values ``(N,)`` that were found by so many rows."""
+        """The test for p-values ``(N,)`` that were found by so many rows.
+
+        Of scores with ties, as those of discrete rows, p-values jump: ``before_ties``, ``(N,)``,
+        tells from where (1 + the number of calibration rows with lower scores, over M + 1).
+
+        >>> ties = torch.full((200,), 0.6)  # one score, of half of the calibration rows
+        >>> Uniformity.of(ties, 99).p_value < 0.01, round(Uniformity.of(ties, 99, before_ties=ties - 0.5).gap, 2)
+        (True, 0.4)
+        """
         checks.at_least(1, calibration_rows=calibration_rows)
         given = rows_from("p_values", p_values, torch.float64).double()
+        lower = given if before_ties is None else _alike(before_ties, given)
+        lower = lower[~given.isnan()].sort().values
         given = given[~given.isnan()]
         count = len(given)
         if not count:
@@ -147,7 +175,7 @@ class Uniformity:
         steps = torch.arange(1, count + 1, dtype=torch.float64) / count
         # ties, and the grid of ranks: a p-value stands for the ranks up to it
         above = (steps - ordered).amax()
-        below = (ordered - 1 / (calibration_rows + 1) - (steps - 1 / count)).amax()
+        below = (lower - 1 / (calibration_rows + 1) - (steps - 1 / count)).amax()
         gap = max(above.item(), below.item(), 0.0)
         effective = count * calibration_rows / (count + calibration_rows)
         alarms = {
@@ -169,6 +197,17 @@ class Uniformity:
             f"p-values of {len(self.p_values)} rows against {self.calibration_rows}: {verdict} "
             f"(test p = {self.p_value:.2g})\n  {shares}"
         )
+
+
+def _alike(before_ties: Any, p_values: Tensor) -> Tensor:
+    found = rows_from("before_ties", before_ties, torch.float64).double()
+    if found.shape != p_values.shape or (found > p_values + 1e-9).any():
+        raise ValueError(
+            "expected before_ties that are p_values or less, one for each row, got shape "
+            f"{tuple(found.shape)} beside {tuple(p_values.shape)}; count calibration rows with lower "
+            "scores alone"
+        )
+    return found
 
 
 def _kolmogorov(gap: float, effective: float) -> float:

@@ -142,6 +142,19 @@ def calibration_error(probability: Tensor, truth: Tensor, bins: int = BINS) -> f
             f"{tuple(probability.shape)} and {tuple(truth.shape)}; give the number of the true "
             "class of each row"
         )
+    total = probability.sum(-1)
+    if not ((probability >= 0).all() and torch.allclose(total, torch.ones_like(total), atol=1e-3)):
+        raise ValueError(
+            "expected probability with rows of numbers from 0 to 1 whose sum is 1, got others; give "
+            "softmax(-1) of logits, and leave out rows with NaN"
+        )
+    wrong = ~torch.isin(truth, torch.arange(probability.shape[1], device=truth.device))
+    if wrong.any():
+        raise ValueError(
+            f"expected truth from 0 to {probability.shape[1] - 1}, the numbers of the columns of "
+            f"probability, got {truth[wrong][0].item():g} in row {int(wrong.nonzero()[0])}; number the "
+            "classes in their order"
+        )
     confidence, answer = probability.max(-1)
     right = (answer == truth).double()
     place = (confidence * bins).long().clamp(max=bins - 1)

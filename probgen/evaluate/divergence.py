@@ -22,6 +22,7 @@ from probgen.evaluate.known_divergences import (
     is_by_enumeration,
 )
 from probgen.evaluate.sampled_divergences import check_comparable, sampled_divergence
+from probgen.evaluate.schemas import check_same_columns
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -135,8 +136,8 @@ def divergence(
     TypeError
         For masses beside densities, or other atoms.
     ValueError
-        If events or supports differ; for densities that tell nothing (implicit, unnormalized, both
-        inexact); where the k-hat of the terms exceeds 0.7.
+        If events or supports differ, or columns and levels of tables; for densities that tell
+        nothing (implicit, unnormalized, both inexact); where the k-hat of the terms exceeds 0.7.
 
     References
     ----------
@@ -157,6 +158,9 @@ def divergence(
     checks.at_least(100, **checks.given(draws=draws))
     checks.at_least(1, max_rows=max_rows)
     term = ratio_term(kind)
+    check_same_columns(p, q)
+    if context is not None and not len(context):
+        raise ValueError("expected a context or more, got none; check how they were filtered")
     with inference_mode_of(p), inference_mode_of(q):
         first = p(context)
         second = q(context)

@@ -107,7 +107,7 @@ def sampled_divergence(
     if term.root:
         by_context = by_context.clamp(min=0.0).sqrt()
         slopes = 0.5 / by_context.clamp(min=1e-12)
-        kind = "approximate" if kind == "unbiased" else kind  # the root of a mean
+        kind = "approximate"  # the root of a mean is less in the mean, of an upper bound as well
     share = 1 / len(drawn.parts)
     rows = [(part * slopes).mean(-1) * share for part in drawn.parts]
     error = math.sqrt(sum(row.var().item() / len(row) for row in rows))

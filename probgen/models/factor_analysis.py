@@ -248,6 +248,12 @@ class PPCA(_FactorModel):
                 f"expected x of shape (N, {dims}), got {tuple(x.shape)}; give one "
                 "observation per row"
             )
+        if not x.isfinite().all():
+            raise ValueError(
+                "expected finite numbers in x, got inf in row "
+                f"{int((~x.isfinite()).any(1).nonzero()[0])}; correct it, or mark it missing (NaN) "
+                "and use probgen.em(gen, x)"
+            )
         values, vectors = torch.linalg.eigh(x.double().mT.cov(correction=0))
         noise = values[:-factors].mean()
         kept = values[-factors:]

@@ -265,7 +265,7 @@ class Tabular(DistributionModule):
         """
         missing = torch.zeros(n, len(self.low), dtype=torch.bool)
         gaps = self.table.gaps
-        if gaps is None or not gaps.columns:
+        if not n or gaps is None or not gaps.columns:
             return missing
         pairs = gaps.pairs()
         parents = spanning_tree(mutual_information(pairs))

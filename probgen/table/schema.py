@@ -170,7 +170,7 @@ class Table(Recorded):
     def _check_known(self, names: Iterable[str]) -> None:
         for name in names:
             if name not in self.names:
-                near = get_close_matches(name, self.names, 1)
+                near = get_close_matches(str(name), self.names, 1)
                 hint = f"did you mean {near[0]!r}?" if near else f"give one of {self.names}"
                 raise ValueError(f"expected columns of the table, got {name!r}; {hint}")
 
