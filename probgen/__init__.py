@@ -8,6 +8,7 @@ import probgen.libraries  # noqa: F401 - before all others: their imports are no
 from probgen import (
     core,
     datasets,
+    decisions,
     diagnostics,
     diffusion,
     distributions,
@@ -17,6 +18,7 @@ from probgen import (
     graphical,
     guidance,
     heads,
+    hub,
     latents,
     nn,
     objectives,
@@ -31,6 +33,7 @@ from probgen import (
 from probgen.comparing import ModelComparison, compare
 from probgen.compile.scheduling import CompileWarning
 from probgen.compile.tracing import NotCompilable
+from probgen.compression import CompressionError, compress, decompress
 from probgen.core import (
     DistributionModule,
     Fixed,
@@ -49,14 +52,32 @@ from probgen.core import (
 from probgen.core.ragged import pad
 from probgen.core.score import Score
 from probgen.core.turns import turn
+from probgen.decisions import (
+    AnomalyDetector,
+    GenerativeClassifier,
+    cluster,
+    encode,
+    interpolate,
+    reconstruct,
+)
 from probgen.diagnostics import khat, loo, predictive_check, to_arviz, verdict
 from probgen.distributions.conditional import conditional
 from probgen.distributions.flows.marginal_transform import Gaussianized
 from probgen.distributions.gibbs import gibbs
+from probgen.evaluate.divergence import divergence
 from probgen.evaluate.report import sample_report
+from probgen.exporting import (
+    Exported,
+    NotExportable,
+    export_density,
+    export_sampler,
+    load_exported,
+)
 from probgen.infer.draws import as_chains
 from probgen.infer.em import em
+from probgen.infer.forecast import SeriesForecast, forecast_series
 from probgen.infer.impute import Imputation, impute
+from probgen.infer.maximum_likelihood import MaximumLikelihoodResult, maximum_likelihood
 from probgen.infer.mcmc import Chains, mcmc
 from probgen.infer.nuts import PyroNUTS
 from probgen.infer.nuts_nutpie import Nutpie
@@ -155,6 +176,7 @@ __all__ = [
     "UNAF",
     "VAE",
     "VQVAE",
+    "AnomalyDetector",
     "AutoregressiveFlow",
     "AutoregressiveTable",
     "BayesianGaussianMixture",
@@ -169,6 +191,7 @@ __all__ = [
     "CircularFlow",
     "Codes",
     "CompileWarning",
+    "CompressionError",
     "ContinuousFlow",
     "CouplingFlow",
     "CouplingNSF",
@@ -183,6 +206,7 @@ __all__ = [
     "EndToken",
     "EndingHiddenMarkovModel",
     "EnergyBasedModel",
+    "Exported",
     "FactorAnalysis",
     "Factorized",
     "FitWarning",
@@ -190,6 +214,7 @@ __all__ = [
     "FlowMatching",
     "GaussianMixture",
     "Gaussianized",
+    "GenerativeClassifier",
     "GenerativeModel",
     "Glow",
     "HiddenMarkovModel",
@@ -206,6 +231,7 @@ __all__ = [
     "Marginal",
     "MarkovChain",
     "MarkovRandomField",
+    "MaximumLikelihoodResult",
     "Mixture",
     "MixtureOfTrees",
     "ModelComparison",
@@ -213,6 +239,7 @@ __all__ = [
     "NonGaussianDiffusion",
     "Normalized",
     "NotCompilable",
+    "NotExportable",
     "Nutpie",
     "PixelCNN",
     "PixelRNN",
@@ -226,6 +253,7 @@ __all__ = [
     "SearchResult",
     "SemiSupervisedVAE",
     "SequenceModel",
+    "SeriesForecast",
     "SphereFlow",
     "Standardized",
     "StarGAN",
@@ -238,30 +266,43 @@ __all__ = [
     "VariableLength",
     "VariableLengthLatents",
     "as_chains",
+    "cluster",
     "compare",
+    "compress",
     "conditional",
     "core",
     "data_plate",
     "datasets",
+    "decisions",
+    "decompress",
     "density_kind",
     "diagnostics",
     "diffusion",
     "distributions",
+    "divergence",
     "em",
+    "encode",
     "energy",
     "evaluate",
+    "export_density",
+    "export_sampler",
     "fit",
     "flows",
+    "forecast_series",
     "gibbs",
     "graphical",
     "guidance",
     "heads",
+    "hub",
     "impute",
+    "interpolate",
     "khat",
     "latents",
     "load",
+    "load_exported",
     "log_likelihood",
     "loo",
+    "maximum_likelihood",
     "mcmc",
     "nn",
     "objectives",
@@ -273,6 +314,7 @@ __all__ = [
     "predictive",
     "predictive_check",
     "prior_predictive",
+    "reconstruct",
     "relabel",
     "report",
     "sample",

@@ -1,6 +1,7 @@
-"""Parts of sequence models: emission distributions of hidden Markov and state-space models."""
+"""Structural time series and their components, and emissions of hidden Markov models."""
 
 from probgen.distributions.sequences.emission import Emission
+from probgen.distributions.sequences.structural import SeriesPart
 from probgen.models.bayesian_hidden_markov import (
     categorical_emission,
     normal_emission,
@@ -12,13 +13,32 @@ from probgen.models.emissions import (
     GaussianMixtureEmission,
     PoissonEmission,
 )
+from probgen.models.structural import (
+    Autoregression,
+    Cycle,
+    LocalLevel,
+    LocalTrend,
+    Regression,
+    Seasonal,
+    SeriesComponent,
+    StructuralTimeSeries,
+)
 
 __all__ = [
+    "Autoregression",
     "CategoricalEmission",
+    "Cycle",
     "Emission",
     "GaussianEmission",
     "GaussianMixtureEmission",
+    "LocalLevel",
+    "LocalTrend",
     "PoissonEmission",
+    "Regression",
+    "Seasonal",
+    "SeriesComponent",
+    "SeriesPart",
+    "StructuralTimeSeries",
     "categorical_emission",
     "normal_emission",
     "poisson_emission",

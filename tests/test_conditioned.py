@@ -61,6 +61,7 @@ ANY = [  # moments in closed form, whatever is missing
     "HiddenMarkovModel given a context",
     "HiddenMarkovModel given a context at each step",
     "LinearGaussianStateSpace",
+    "StructuralTimeSeries",
     "RBM",
     "RBM, enumerated over what is visible",
     "RBM of numbers",

@@ -376,12 +376,6 @@ REFUSED = {
         r"give \[x\] if these are the steps of one sequence",
         lambda gen, x: (gen, [x]),
     ),
-    "one sequence": (
-        "HiddenMarkovModel",
-        torch.ones(3, 2),
-        r"got \(3, 2\); give one observation per row; give \[x\] if it is one sequence",
-        lambda gen, x: (gen, [x]),
-    ),
     "one chain": (
         "MarkovChain",
         torch.ones(3),
@@ -545,7 +539,8 @@ SUMMED_OUT = [
     for member in ZOO
     if "GaussianMixture" in member.name
     or member.name in ("PPCA", "FactorAnalysis", "Standardized", "Mixture given a context")
-    or member.name in ("LinearGaussianStateSpace", "EndingHiddenMarkovModel")
+    or member.name
+    in ("LinearGaussianStateSpace", "StructuralTimeSeries", "EndingHiddenMarkovModel")
     or "idden" in member.name.split(" of ")[0]
 ]
 

@@ -354,6 +354,24 @@ def test_decisions(tmp_path):
 
 
 @pytest.mark.slow
+def test_series(tmp_path):
+    text = run("15_series.py", tmp_path)
+    assert "converged" in text and "1959-01" in text  # the calendar goes on
+    (error,) = numbers(text, "error of the forecast: ")
+    assert error < numbers(text, "error of the same month before: ")[0] / 2
+    assert numbers(text, "inside of the 90% intervals: ")[0] > 80
+    assert min(numbers(text, "coverage over 60 origins: ")) > 85
+    (filled,) = numbers(text, "error of what is filled in: ")
+    assert filled < 5 < numbers(text, "error of a straight line: ")[0]
+    assert "Imputation(exact" in text and numbers(text, "lost months inside of 90 %: ")[0] >= 9
+    with_season, alone = (numbers(text, name)[0] for name in ("trend and season", "trend alone"))
+    assert with_season > alone + 0.5
+    assert "BIC takes 2" in text and "changes: [1899]" in text
+    pictures = {"components", "forecast", "regimes"}
+    assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
+
+
+@pytest.mark.slow
 def test_serving(tmp_path):
     text = run("16_serving.py", tmp_path)
     assert "served draws are those of the model: True" in text

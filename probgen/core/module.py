@@ -17,7 +17,7 @@ from probgen.core.contexts import check_no_texts, declares_contexts
 from probgen.core.conversion import has_named_columns, rows_from
 from probgen.core.described import described
 from probgen.core.marginal import Marginal
-from probgen.core.ragged import Ragged, with_sequences
+from probgen.core.ragged import Ragged, with_one_series, with_sequences
 from probgen.core.runtime import RowPlate
 
 
@@ -73,6 +73,8 @@ def _settled(module: Any, name: str, value: Any, own: torch.dtype | None) -> Any
         check_no_texts(module, value)
     plain = is_plain(value)
     rows = value if plain else rows_from(name, value, own or torch.get_default_dtype())
+    if name == "x":
+        rows = with_one_series(module, rows)
     if rows.is_floating_point():
         return rows if own is None else rows.to(own)
     if name == "context" or getattr(module, "keeps_integers", False):

@@ -199,6 +199,19 @@ def with_sequences(family: Any, value: Any) -> Any:
     return own.rows(value) if own is not None and own.takes(value) else value
 
 
+def with_one_series(family: Any, rows: Tensor) -> Tensor:
+    """One series of numbers ``(T, D)`` as a row of a family of them; anything else as it is.
+
+    ``(T,)`` where steps are single numbers.
+    """
+    own = getattr(family, "ragged", None)
+    if own is None or not own.entry:
+        return rows
+    if rows.ndim == 1 and own.entry == (1,):
+        rows = rows[:, None]
+    return own.rows([rows]) if len(rows) and rows.shape[1:] == own.entry else rows
+
+
 def _ndim(value: Any) -> int | None:
     """Number of dims of a tensor, an array or lists in lists; ``None`` for an empty list."""
     if isinstance(value, list | tuple):

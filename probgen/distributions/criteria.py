@@ -39,12 +39,13 @@ def bic(self: HasFreeParameters, x: Tensor, weights: Any = None) -> float:
     r"""Bayesian information criterion on all rows, :math:`p \log N - 2 \log L`, in nats.
 
     Lower is better. ``weights`` say how often each row counts, ``(N,)``, as in :func:`probgen.em`;
-    N is then their sum.
+    N is then their sum. Of a family of sequences, N is the number of steps at which anything was
+    observed, in all sequences: one series of 100 years has N = 100, less its gaps.
 
     Source: Schwarz (1978), https://doi.org/10.1214/aos/1176344136
     """
     value, count = _log_likelihood(self, x, weights)
-    return self.free_parameters * math.log(count) - 2 * value
+    return self.free_parameters * math.log(max(1.0, count)) - 2 * value
 
 
 def trained(module: nn.Module) -> int:
@@ -58,7 +59,7 @@ def trained(module: nn.Module) -> int:
 
 @torch.no_grad()
 def _log_likelihood(gen: Any, x: Tensor, weights: Any) -> tuple[float, float]:
-    """The log-likelihood of all rows, and how many rows count."""
+    """The log-likelihood of all rows, and how many observations count."""
     distribution = gen()
     x = as_rows(gen, x)[0]
     counts = torch.ones(len(x)) if weights is None else weights_from(weights, len(x))
@@ -68,4 +69,14 @@ def _log_likelihood(gen: Any, x: Tensor, weights: Any) -> tuple[float, float]:
     size = max(1, _NUMBERS // max(1, x[0].numel()))
     blocks = zip(x.split(size), counts.split(size), strict=True)
     value = sum((own * distribution.log_prob(block)).sum().item() for block, own in blocks)
-    return value, counts.sum().item()
+    return value, (counts * _observations(gen, x)).sum().item()
+
+
+def _observations(gen: Any, x: Tensor) -> Tensor:
+    """How many observations each row is: one, or the steps of a sequence that were seen ``(N,)``."""
+    own = getattr(gen, "ragged", None)
+    if own is None:
+        return torch.ones(len(x)).to(x)
+    steps = x.reshape(len(x), x.shape[1], -1)
+    seen = ~steps.isnan() & (steps != own.padding).any(-1, keepdim=True)
+    return seen.any(-1).sum(-1)

@@ -39,6 +39,7 @@ REFUSED: dict[str, tuple] = {
     "Collection[str]": (3, "x", (3,)),
     "Sequence[tuple[int, int]]": (3, "x", [(0,)]),
     "Sequence[DistributionModule]": (3, [3], [pg.GaussianMixture]),
+    "Sequence[SeriesComponent]": (3, [3], [pg.sequences.LocalLevel]),
     "Sequence[Head]": (3, [3], [pg.heads.Gaussian]),
     "Sequence[Regularizer]": (3, [3], [pg.objectives.R1]),
     "Sequence[Tensor]": (3, [3]),

@@ -122,6 +122,8 @@ def folder_of_files() -> tempfile.TemporaryDirectory:
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name)
     probgen.save(GOOD["load"]()["into"], path / "saved")
+    probgen.hub.save_to_folder(GOOD["from_hub"]()["into"], path / "hub")
+    probgen.export_sampler(GOOD["export_sampler"]()["gen"]).save(path / "exported.pt2")
     text = 'network n { } variable a { type discrete [ 2 ] { "x", "y" }; } '
     (path / "network.bif").write_text(text + "probability ( a ) { table 0.5, 0.5; }")
     _write_mnist(path / "mnist.npz")

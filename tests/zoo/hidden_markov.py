@@ -19,6 +19,7 @@ from probgen.models.emissions import (
 )
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.models.state_space import LinearGaussianStateSpace
+from probgen.models.structural import LocalTrend, Seasonal, StructuralTimeSeries
 from zoo.member import Member, constant, levels, rows
 
 
@@ -71,5 +72,10 @@ HIDDEN_MARKOV = [
     Member("BayesianHiddenMarkovModel", bayesian, rows(4, 1)),
     Member(
         "LinearGaussianStateSpace", lambda: LinearGaussianStateSpace(2, 3, length=4), rows(4, 3)
+    ),
+    Member(
+        "StructuralTimeSeries",
+        lambda: StructuralTimeSeries(LocalTrend() + Seasonal(3), length=4, initial_scale=1.0),
+        rows(4, 1),
     ),
 ]

@@ -23,7 +23,10 @@ BUILT = (nn.Module, PyroDistribution, Distribution, Constraint, Transform)
 NETS = ("torch.nn", "torch.distributions", "pyro.distributions", "pyro.nn", "pyro.infer.autoguide")
 OWN = ("nn", "heads", "distributions", "models", "samplers", "text")
 OUR_FUNCTIONS = tuple(f"{OURS}.{each}" for each in OWN)
-PARTS = (*OUR_FUNCTIONS, *(f"{OURS}.{each}" for each in ("core", "objectives", "table", "decisions")))
+PARTS = (
+    *OUR_FUNCTIONS,
+    *(f"{OURS}.{each}" for each in ("core", "objectives", "table", "decisions")),
+)
 FUNCTIONS = (*OUR_FUNCTIONS, "torch.nn.functional", "pyro.infer.autoguide.initialization")
 MISSING = object()
 

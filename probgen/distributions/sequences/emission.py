@@ -152,6 +152,16 @@ class Chosen(BatchedDistribution):
     def density_kind(self) -> str:
         return density_kind(self.distributions)
 
+    @property
+    def mean(self) -> Tensor:
+        """Expected values: ``(*batch, *event)``."""
+        return self.distributions.mean[self.index]
+
+    @property
+    def variance(self) -> Tensor:
+        """Variances, alike."""
+        return self.distributions.variance[self.index]
+
     def log_prob(self, x: Tensor) -> Tensor:
         values = self.distributions.log_prob(x.unsqueeze(-1 - len(self.event_shape)))
         values, index = torch.broadcast_tensors(values, self.index[..., None])

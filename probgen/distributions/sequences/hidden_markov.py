@@ -250,6 +250,19 @@ class HiddenMarkov(BatchedDistribution):
         following = (now[..., None, :] @ self.transition.exp())[..., 0, :]
         return HiddenMarkov(following.log(), self.transition, self.emissions, length)
 
+    @property
+    def mean(self) -> Tensor:
+        """Expected observations of all steps: ``(*batch, T, *event)``."""
+        return self.moments(self._nothing_seen())[0]
+
+    @property
+    def variance(self) -> Tensor:
+        """Variances of all observations: ``(*batch, T, *event)``."""
+        return self.moments(self._nothing_seen())[1]
+
+    def _nothing_seen(self) -> Tensor:
+        return self.like.new_full(self.shape(), torch.nan)
+
     def log_emissions(self, x: Tensor) -> Tensor:
         r"""Log densities :math:`\log p(x_t \mid z_t = k)`.
 

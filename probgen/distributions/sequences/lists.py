@@ -37,17 +37,18 @@ def takes_lists(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def as_sequences(distribution: OfSequences, x: Any) -> Tensor:
-    """Sequences in any form as a tensor; a tensor stays.
+    """Sequences in any form as a tensor; a tensor stays, but for ``(T,)`` of single numbers.
 
     Raises ``ValueError`` for sequences that are longer than those of the distribution.
     """
-    if isinstance(x, Tensor):
-        return x
     length, *entry = distribution.event_shape
+    if isinstance(x, Tensor):
+        return x[:, None] if x.ndim == 1 and entry == [1] else x
     padding = getattr(distribution, "padding", torch.nan)
     own = Ragged(length, tuple(entry), padding, longer="length={0}")
     like = distribution.like
     rows = own.rows(x) if own.takes(x) else rows_from("x", x)
+    rows = rows[:, None] if rows.ndim == 1 and entry == [1] else rows
     return rows.to(dtype=like.dtype, device=like.device)
 
 

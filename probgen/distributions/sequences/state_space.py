@@ -55,6 +55,7 @@ class StateSpace(BatchedDistribution):
 
     batched = {"system": 0}
     support = constraints.independent(constraints.real, 2)
+    normal_marginals = True
 
     def __init__(self, system: System, length: int):
         dims, states = system.emission.shape[-2:]
