@@ -31,7 +31,7 @@ class GenerativeClassifier(ClassifierMixin, FamilyEstimator):
         analysis).
     family_params : dict, optional
         Other arguments of the family, each of them also the parameter ``family__name``.
-    priors : array-like, optional
+    priors : array or list, optional
         Probabilities of the classes up to a factor, ``(C,)`` in the order of ``classes_``; default:
         their shares of the rows of the fit.
     reject : float, optional

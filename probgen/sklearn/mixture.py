@@ -64,7 +64,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Starts, of which the best is kept.
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}
         How starts are found.
-    weights_init, means_init, precisions_init : array-like, optional
+    weights_init, means_init, precisions_init : array or nested lists, optional
         Start of the weights ``(K,)``, means ``(K, D)``, and precisions in the shape of
         ``precisions_``, in place of those found.
     random_state : int, RandomState or None
