@@ -159,7 +159,7 @@ def divergence(
     checks.at_least(1, max_rows=max_rows)
     term = ratio_term(kind)
     check_same_columns(p, q)
-    if context is not None and not len(context):
+    if torch.is_tensor(context) and context.ndim and not len(context):
         raise ValueError("expected a context or more, got none; check how they were filtered")
     with inference_mode_of(p), inference_mode_of(q):
         first = p(context)
