@@ -66,7 +66,7 @@ class LogLikelihood(Statistic):
         return _score(self, gen, batch).value
 
 
-class Typicality(Statistic):
+class Typicality(LogLikelihood):
     r"""The log-likelihood, odd where it is far from its mean over usual rows on either side.
 
     .. math:: -\left| \log p(x) - \mathbb E \log p(x') \right|
@@ -89,16 +89,6 @@ class Typicality(Statistic):
     """
 
     two_sided = True
-
-    def __init__(self, *, particles: int = 64, seed: int = 0):
-        checks.at_least(1, particles=particles)
-        checks.is_seed(seed=seed)
-        super().__init__()
-        self.particles = particles
-        self.seed = seed
-
-    def forward(self, gen: Any, *batch: Any) -> Tensor:
-        return _score(self, gen, batch).value
 
 
 class LikelihoodRatio(Statistic):
