@@ -182,7 +182,7 @@ def brute_force(gen, x):
 
 def summed(step, x):
     """What one way of summing gives for all rows."""
-    joint, work = step.joint(x, step.buffers())
+    joint, work = step.joint(x, step.buffers(step.block))
     posterior = joint.softmax(0)
     return joint.logsumexp(0).sum(), *step.finish(posterior.sum(1), *step.sums(posterior, *work))[
         :3

@@ -103,13 +103,23 @@ def log_joint(x: Tensor, mixture: MixtureParameters) -> Tensor:
     return out
 
 
+@torch.no_grad()
+def log_marginal(x: Tensor, mixture: MixtureParameters) -> Tensor:
+    r""":math:`\log p(x_b) = \log \sum_k p(k, x_b)` of rows: ``(n, D) -> (n,)``; NaN = missing."""
+    out = x.new_empty(len(x))
+    with one_core() as cores:
+        for step, pieces, index in _steps(x, mixture, cores):
+            out[index] = torch.cat(side_by_side(partial(_marginal, step), pieces)).to(x.dtype)
+    return out
+
+
 def _sum(
     step: Quadratic | Whitened | RowsOfPattern, rows: tuple[Tensor, Tensor | None]
 ) -> tuple[Tensor | float, ...]:
     """Log-likelihood and raw moments of rows and, if given, their weights ``(n,)``, in float64."""
-    buffers = step.buffers()
     totals: tuple[Tensor | float, ...] = (0.0, 0.0, 0.0, 0.0)
     blocks = _blocks(rows[0], step.block)
+    buffers = step.buffers(len(blocks[0]))
     weights = [None] * len(blocks) if rows[1] is None else _blocks(rows[1], step.block)
     for block, weight in zip(blocks, weights, strict=True):
         joint, work = step.joint(block, buffers)
@@ -126,11 +136,10 @@ def _sum_weighted(
     step: Quadratic | Whitened | RowsOfPattern, rows: tuple[Tensor, Tensor]
 ) -> tuple[Tensor | float, ...]:
     """Raw moments of rows under their weights ``(K, n)``, in float64."""
-    buffers = step.buffers()
     totals = (0.0, 0.0, 0.0)
-    for block, weights in zip(
-        *(_blocks(part, step.block, dim) for dim, part in enumerate(rows)), strict=True
-    ):
+    blocks, shares = (_blocks(part, step.block, dim) for dim, part in enumerate(rows))
+    buffers = step.buffers(len(blocks[0]))
+    for block, weights in zip(blocks, shares, strict=True):
         _, work = step.joint(block, buffers)
         weights = weights.to(work[0].dtype)
         parts = (weights.sum(1), *step.sums(weights, *work))
@@ -139,8 +148,15 @@ def _sum_weighted(
 
 
 def _evaluate(step: Quadratic | Whitened | RowsOfPattern, x: Tensor) -> Tensor:
-    buffers = step.buffers()
-    return torch.cat([step.joint(block, buffers)[0].mT.clone() for block in _blocks(x, step.block)])
+    blocks = _blocks(x, step.block)
+    buffers = step.buffers(len(blocks[0]))
+    return torch.cat([step.joint(block, buffers)[0].mT.clone() for block in blocks])
+
+
+def _marginal(step: Quadratic | Whitened | RowsOfPattern, x: Tensor) -> Tensor:
+    blocks = _blocks(x, step.block)
+    buffers = step.buffers(len(blocks[0]))
+    return torch.cat([step.joint(block, buffers)[0].logsumexp(0) for block in blocks])
 
 
 def _blocks(x: Tensor, rows: int, dim: int = 0) -> tuple[Tensor, ...]:

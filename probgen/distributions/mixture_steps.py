@@ -75,8 +75,8 @@ class Quadratic:
         terms = self.quadratic.double().square() @ products.square()
         return terms.sqrt().max().item()
 
-    def buffers(self) -> list[Tensor]:
-        return [self.center.new_empty(width, self.block) for width in self.widths]
+    def buffers(self, rows: int) -> list[Tensor]:
+        return [self.center.new_empty(width, rows) for width in self.widths]
 
     def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         z, features, joint = (buffer[:, : len(x)] for buffer in buffers)
@@ -123,8 +123,8 @@ class Whitened:
         self.constant = mixture.constant.to(dtype)[:, None]
         self.block = _block(self.center, 2 * self.components * self.dims)
 
-    def buffers(self) -> list[Tensor]:
-        return [self.center.new_empty(self.components * self.dims, self.block) for _ in range(2)]
+    def buffers(self, rows: int) -> list[Tensor]:
+        return [self.center.new_empty(self.components * self.dims, rows) for _ in range(2)]
 
     def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         y, free = (buffer[:, : len(x)] for buffer in buffers)
@@ -177,7 +177,7 @@ class RowsOfPattern:
         self.constant = constant[:, None]
         self.block = _block(self.means, 3 * sigma[..., 0].numel())
 
-    def buffers(self) -> list[Tensor]:
+    def buffers(self, rows: int) -> list[Tensor]:
         return []
 
     def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor]]:

@@ -22,6 +22,7 @@ from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.frozen import put, thawed
 from probgen.distributions.mixture_moments import log_joint, moments, weighted_moments
 from probgen.distributions.mixture_steps import MixtureParameters
+from probgen.distributions.normal_mixture import NormalMixture
 from probgen.distributions.support import check_columns, responsibilities
 from probgen.distributions.tables import weighted_sum
 
@@ -92,12 +93,12 @@ class GaussianMixture(DistributionModule):
         self.loc = nn.Parameter(torch.randn(components, dims))
         self.covariance = covariance(components, dims)
 
-    def forward(self, context: Tensor | None = None) -> dist.MixtureSameFamily:
-        """The mixture; its components know NaN, so the mixture itself checks no values."""
-        return dist.MixtureSameFamily(
+    def forward(self, context: Tensor | None = None) -> NormalMixture:
+        """The mixture."""
+        return NormalMixture(
             dist.Categorical(logits=self.logits),
             self.covariance.distribution(self.loc),
-            validate_args=False,
+            lambda: self._mixture,
         )
 
     @property
