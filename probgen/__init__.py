@@ -25,6 +25,7 @@ from probgen import (
     plot,
     samplers,
     sequences,
+    streams,
     table,
     testing,
     text,
@@ -49,8 +50,9 @@ from probgen.core import (
     standard_normal,
     truncated,
 )
+from probgen.core.by_blocks import by_blocks
 from probgen.core.ragged import pad
-from probgen.core.score import Score
+from probgen.core.score import MeanScore, Score
 from probgen.core.turns import turn
 from probgen.decisions import (
     AnomalyDetector,
@@ -118,6 +120,7 @@ from probgen.models.factorized import Factorized
 from probgen.models.flow_matching import FlowMatching
 from probgen.models.gan import GAN
 from probgen.models.glow import Glow
+from probgen.models.hidden_chow_liu import HiddenChowLiu
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.models.hierarchical_vae import HierarchicalVAE
 from probgen.models.info_gan import Codes, InfoGAN
@@ -217,6 +220,7 @@ __all__ = [
     "GenerativeClassifier",
     "GenerativeModel",
     "Glow",
+    "HiddenChowLiu",
     "HiddenMarkovModel",
     "HierarchicalVAE",
     "History",
@@ -232,6 +236,7 @@ __all__ = [
     "MarkovChain",
     "MarkovRandomField",
     "MaximumLikelihoodResult",
+    "MeanScore",
     "Mixture",
     "MixtureOfTrees",
     "ModelComparison",
@@ -266,6 +271,7 @@ __all__ = [
     "VariableLength",
     "VariableLengthLatents",
     "as_chains",
+    "by_blocks",
     "cluster",
     "compare",
     "compress",
@@ -324,6 +330,7 @@ __all__ = [
     "search",
     "sequences",
     "standard_normal",
+    "streams",
     "table",
     "testing",
     "text",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,8 +16,11 @@ from probgen.compile.cost_model import Profile, fitting
 from probgen.compile.scheduling import Call, Choice, Window, repeated, windows
 from probgen.core import checks
 from probgen.core.arguments import is_leaf
+from probgen.core.by_blocks import AT_ONCE, BlockResult, by_blocks, drawn_seed, seed_of
+from probgen.core.conversion import NO_ROWS
 from probgen.core.entry import as_rows
 from probgen.core.given_weights import weights_from
+from probgen.core.in_memory import is_stream
 from probgen.core.keywords import explained
 from probgen.core.kinds import average, kind_of
 from probgen.core.missing import has_missing
@@ -27,14 +30,18 @@ from probgen.core.progress import Progress, Reported, check_progress
 from probgen.core.reading import Reading
 from probgen.core.rows import RowLayout, layout_of, tensors_of
 from probgen.core.runtime import rows_in_plate, validation
-from probgen.core.score import Score
-from probgen.core.seeds import Seed, takes_seed
+from probgen.core.score import MeanScore, Score
+from probgen.core.seeds import Seed, seeded, takes_seed
 from probgen.core.sites import in_plate, observed_sites
+from probgen.core.streams import share
+from probgen.core.together import Together
 from probgen.core.unions import atoms_in_words, atoms_of
 from probgen.core.unvisited import leaves_values_out
 from probgen.core.weights import run_pair
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from probgen.core.module import GenerativeModel
 
 PROBED = 64  # rows of a first run, which tells kind and memory
@@ -54,7 +61,8 @@ def log_likelihood(
     compile: Choice = "auto",
     seed: Seed = None,
     progress: Reported = None,
-) -> Score:
+    fabric: Fabric | None = None,
+) -> Score | MeanScore:
     r"""Held-out log-likelihood of every row, with the kind of number that it is.
 
     .. math:: \log \hat p(x_b) = \log \tfrac1K \sum_k \frac{p(x_b, z_k)}{q(z_k \mid x_b)}
@@ -69,14 +77,17 @@ def log_likelihood(
         The model; it is scored in eval mode, and left in the mode that it is in.
     *batch : Tensor
         ``x`` of shape ``(B, *event)``, NaN = missing; then ``context`` where there is one. A family
-        of sequences takes a list of them, ``(T_b, *entry)`` each.
+        of sequences takes a list of them, ``(T_b, *entry)`` each. Or one stream of rows, which is
+        read once, block by block: the result is then their mean, in constant memory;
+        :func:`probgen.by_blocks` gives the scores of the rows of each block.
     weights : Tensor, array or sequence of float, optional
         How often each row counts in the mean of the score and in its standard error, ``(B,)``, not
         negative: 2 is the same as the row given twice.
     particles : int
         Draws K per row.
     max_rows : int, optional
-        Bound on (rows x particles) evaluated at once, in place of the one that ``memory`` sets.
+        Bound on (rows x particles) evaluated at once, in place of the one that ``memory`` sets. Of a
+        stream: rows that are read at once.
     memory : float, optional
         Bytes that the tensors of one evaluation may take, judged by a first one of a few rows;
         default: 128 MiB, or 1 GiB on an accelerator. Results do not depend on it beyond the random
@@ -91,6 +102,17 @@ def log_likelihood(
     progress : bool, float or None
         Mean so far, rate and time left: in one line that is renewed where there is a terminal;
         elsewhere nothing, with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
+    fabric : lightning_fabric.Fabric, optional
+        A launched Fabric: each of its processes scores a part of the rows, and all of them get the
+        whole result, in the order of the rows. Of an exact density it is that of one process; draws
+        follow from the seed and from how rows are shared, so that they are the same for as many
+        processes, and other ones than those of one.
+
+    Returns
+    -------
+    Score or MeanScore
+        Values of all rows in memory; of a stream their mean, its standard error and the worst kind
+        of its blocks.
 
     Warns
     -----
@@ -118,34 +140,102 @@ def log_likelihood(
     checks.positive(**checks.given(memory=memory))
     checks.one_of(("auto", True, False), compile=compile)
     check_progress(progress)
-    batch = as_rows(gen, *batch)
-    if weights is not None:
-        weights = weights_from(weights, layout_of(gen, batch).size)
-    probe = _probe(gen, batch)
-    kind = _kind(gen, probe)
-    measure = _measure(probe.pair, gen.plate)
+    together = Together(fabric)
+    if len(batch) == 1 and is_stream(batch[0], gen):
+        _check_unweighted(weights)
+        how = {"particles": particles, "memory": memory, "compile": compile}
+        return _of_stream(gen, batch[0], max_rows or AT_ONCE, how, together, progress)
+    with together.agreed():
+        batch = as_rows(gen, *batch)
+        if weights is not None:
+            weights = weights_from(weights, layout_of(gen, batch).size)
+        probe = _probe(gen, batch)
+        kind = _kind(gen, probe)
+        measure = _measure(probe.pair, gen.plate)
     if kind == "exact" or not (
         probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))
     ):
         particles = 1
-    at_once = (
+    at_once = together.share(
         fitting(memory, probe.bytes_of_row, probe.accelerated)
         if max_rows is None
         else max(1, max_rows)
     )
     values = []
-    with Progress("log_likelihood", unit="rows", asked=progress) as shown:
-        for block in _by_block(gen, batch, particles, at_once, probe.cut, compile, shown):
+    asked = progress if together.first else False
+    own = _own_seed(probe.cut, together)
+    with (
+        Progress("log_likelihood", unit="rows", asked=asked) as shown,
+        together.agreed(),
+        seeded(own),
+    ):
+        for block in _by_block(
+            gen, batch, particles, at_once, probe.cut, compile, shown, together.part
+        ):
             values.append(average(block, kind))
             shown.say(lambda: f"mean {torch.cat(values).mean():.4g} nats")
     return Score(
-        torch.cat(values),
+        _of_all(values, probe.cut, together),
         kind,
         "nats",
         particles,
         measure,
         weights,
     )
+
+
+def _of_stream(
+    gen: GenerativeModel,
+    data: Any,
+    max_rows: int,
+    how: dict[str, Any],
+    together: Together,
+    progress: Reported,
+) -> MeanScore:
+    """The mean score of the rows of a stream, each process reading its part of them."""
+    blocks = by_blocks(log_likelihood, gen, data, max_rows=max_rows, fabric=together.fabric, **how)
+    asked = progress if together.first else False
+    with Progress("log_likelihood", unit="rows", asked=asked) as shown, together.agreed():
+        scores = _told(blocks, shown)
+        first = list(islice(scores, 1))
+        own = [MeanScore.of(chain(first, scores))] if first else []
+    parts = [score for scores in together.gather(own) for score in scores]
+    if not parts:
+        raise ValueError(NO_ROWS)
+    return MeanScore.of(parts)
+
+
+def _told(blocks: Iterator[BlockResult], progress: Progress) -> Iterator[Score]:
+    """Scores of blocks, as they come."""
+    for block in blocks:
+        progress.advance(block.size)
+        yield block.result
+
+
+def _check_unweighted(weights: Any) -> None:
+    if weights is not None:
+        raise ValueError(
+            "expected the weights of a stream in the stream itself, got weights= beside it; give "
+            "them as a column of it: pg.streams.Parquet(path, weights='column')"
+        )
+
+
+def _own_seed(cut: RowBlocks | None, together: Together) -> int | None:
+    """What this process draws by: where rows are shared, other numbers than the others."""
+    if together.world == 1:
+        return None
+    shared = together.share(drawn_seed())
+    return shared if cut is None else seed_of(shared, together.rank)
+
+
+def _of_all(values: list[Tensor], cut: RowBlocks | None, together: Together) -> Tensor:
+    """The values of all rows, in their order; without rows that can be told apart each has all."""
+    own = torch.cat(values) if values else None
+    if together.world == 1 or cut is None:
+        assert own is not None
+        return own
+    found = together.gather(None if own is None else own.cpu())
+    return torch.cat([part for part in found if part is not None]).to(together.fabric.device)
 
 
 def _kind(gen: GenerativeModel, probe: _Probe) -> str:
@@ -255,15 +345,17 @@ def _by_block(
     cut: RowBlocks | None,
     compile: Choice,
     progress: Progress,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Tensor]:
     """Log weights of one block of rows after the other, ``(particles, rows of the block)``.
 
-    The first draw of each block is made with Pyro's checks of data and shapes, the others without.
+    Of several processes each has its part of the blocks. The first draw of each block is made with
+    Pyro's checks of data and shapes, the others without.
     """
     size = max(min(at_once, 256), at_once // particles)  # a block shares a run of its encoder
-    cuts = windows(cut.layout.size, size) if cut is not None else [Window(0, 0, 0)]
+    cuts = _cuts(cut, size, part)
     blocks = [batch if cut is None else cut.take(slice(*each[:2])) for each in cuts]
-    progress.total = float(particles if cut is None else cut.layout.size)
+    progress.total = float(particles if cut is None else sum(map(_new, cuts)))
     if cut is None:
         progress.unit = "particles"
     others: Iterator[list[Tensor]] | None = None
@@ -274,6 +366,14 @@ def _by_block(
         progress.advance(1 if cut is None else _new(each) / particles)
         others = others or _others(gen, blocks, cuts, particles - 1, count, cut, compile, progress)
         yield torch.cat([first, *next(others)])[:particles, each.skip :]
+
+
+def _cuts(cut: RowBlocks | None, size: int, part: tuple[int, int]) -> list[Window]:
+    """The blocks of one process, of at most so many rows; all rows at once where they have no cut."""
+    if cut is None:
+        return [Window(0, 0, 0)]
+    whole = windows(cut.layout.size, min(size, -(-cut.layout.size // part[1])))
+    return whole[slice(*share(len(whole), *part))]
 
 
 def _others(

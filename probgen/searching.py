@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import time
@@ -21,18 +22,24 @@ from probgen.core.keywords import explained
 from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.core.turns import own_random_state
-from probgen.heads import Gaussian, Head, Mixed, MixtureOfGaussians
+from probgen.distributions.orderings import random_orders
+from probgen.heads import Bernoulli, Categorical, Gaussian, Head, Mixed, MixtureOfGaussians
 from probgen.infer.em import em
 from probgen.infer.stacking import selected, stacked_score, stacking_weights
 from probgen.libraries import load
 from probgen.models.autoregressive_flow import NSF
 from probgen.models.autoregressive_table import AutoregressiveTable, ColumnFeatures
 from probgen.models.chow_liu import ChowLiu
+from probgen.models.factorized import Factorized
+from probgen.models.hidden_chow_liu import HiddenChowLiu
+from probgen.models.made import MADE
 from probgen.models.mixture import GaussianMixture
 from probgen.models.mixture_of import Mixture
+from probgen.models.mixture_of_trees import MixtureOfTrees
 from probgen.models.tabular import Tabular
 from probgen.models.vae import VAE
-from probgen.nn import MLP, Constant
+from probgen.nn import MLP, Constant, OneHot
+from probgen.parallel import Jobs, TasksInterrupted, check_jobs, is_asked, run_tasks
 from probgen.scoring import log_likelihood
 from probgen.table.kinds import Leveled
 from probgen.table.schema import Table
@@ -64,6 +71,7 @@ UNITS |= {"h": 3600.0, "hour": 3600.0}
 BUDGET = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-z]+?)s?\s*")
 BATCH = 256  # rows of a training step, at most
 ALMOST = 0.8  # of the time that a fit took before, without which none is begun
+LITTLE = 0.25  # of the budget: what the first fit to all rows may take where nothing is left
 FEW = 1000  # rows, below which dropout may pay
 MANY = 2000  # rows, from which on an autoencoder may
 NORMALS = 5  # in the mixture of a number of an autoregressive table
@@ -71,6 +79,12 @@ MOST_LATENTS = 8
 START = 25  # steps of each component of a mixture by itself
 PATIENCE = 8  # looks at the validation rows without a gain, after which training stops
 WARMUP = 100  # steps in which the learning rate rises
+STARTS = 3  # of EM, where time allows it
+ROUND = 5  # iterations of EM between two looks at the validation rows
+ROUNDS_WITHOUT = 3  # of these without a gain, after which EM ends
+WIDE = 30  # columns of labels, above which each is not predicted by a pass of its own
+RIDGE = 0.3  # weight decay of logistic regressions, beside a learning rate of 0.01
+ORDERS = 8  # of the columns, which one network learns where rows are few
 
 Builder = Callable[[Table, Tensor], DistributionModule]
 
@@ -87,12 +101,16 @@ class Candidate:
     lr : float
         Learning rate of Adam, which rises at first and falls along a cosine as the time runs out.
     em : bool
-        Whether :func:`probgen.em` trains it, in place of :func:`probgen.fit`.
+        Whether :func:`probgen.em` trains it, in place of :func:`probgen.fit`: until the held-out
+        rows gain nothing, too.
+    weight_decay : float
+        Share of the learning rate by which each step of :func:`probgen.fit` shrinks the parameters:
+        a ridge penalty of logistic regressions.
 
     Raises
     ------
     TypeError, ValueError
-        For what cannot be called, and a rate that is not positive.
+        For what cannot be called, a rate that is not positive, and a weight decay below 0.
 
     >>> from probgen.nn import Constant
     >>> Candidate(lambda table, x: Mixed(Constant(2), table.heads()), lr=0.01).em
@@ -102,11 +120,17 @@ class Candidate:
     build: Builder
     lr: float = 5e-3
     em: bool = False
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         checks.function("pass build(table, x)", build=self.build)
         checks.positive(lr=self.lr)
         checks.flag(em=self.em)
+        checks.not_negative(weight_decay=self.weight_decay)
+
+    def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        """Adam, with decoupled weight decay."""
+        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
 
 @in_short
@@ -202,6 +226,7 @@ def search(
     table: Table | None = None,
     candidates: Mapping[str, Candidate] | None = None,
     stack: bool = True,
+    n_jobs: Jobs = None,
     seed: int = 0,
     progress: bool | float | None = None,
 ) -> SearchResult:
@@ -238,6 +263,10 @@ def search(
     stack : bool
         Whether the winner may be a mixture; else it is one fit of the family that is best by the
         folds, smaller and faster to draw from.
+    n_jobs : int, optional
+        Candidates that are trained side by side, each in a process with one core, by joblib; -1: as
+        many as there are cores. The budget is the time of all of them together, so that the search
+        is over sooner. Default: one after the other, or what ``joblib.parallel_config`` says.
     seed : int
         Of the division, of first parameters and of training.
     progress : bool, float or None
@@ -273,6 +302,7 @@ def search(
     seconds = _seconds(budget)
     checks.is_seed(seed=seed)
     checks.flag(stack=stack)
+    check_jobs(n_jobs)
     checks.instance(Table, **checks.given(table=table))
     checks.instance(Mapping, **checks.given(candidates=candidates))
     schema = Table.read(frame) if table is None else table
@@ -283,7 +313,7 @@ def search(
     load(
         "lightning_fabric", "sklearn.cluster"
     )  # before the clock runs: the first would pay for all
-    run = _Run(schema, plan, pool, seconds, int(seed), progress)
+    run = _Run(schema, plan, pool, seconds, int(seed), progress, n_jobs)
     run.screen()
     if not run.trials:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in run.failures.items())
@@ -358,7 +388,7 @@ class _Trial(NamedTuple):
 
 
 class _Run:
-    """The fits of a search, one after the other."""
+    """The fits of a search, one after the other or side by side."""
 
     def __init__(
         self,
@@ -368,6 +398,7 @@ class _Run:
         budget: float,
         seed: int,
         progress: bool | float | None,
+        n_jobs: Jobs = None,
     ):
         self.table = table
         self.plan = plan
@@ -375,6 +406,7 @@ class _Run:
         self.budget = budget
         self.seed = seed
         self.progress = progress
+        self.n_jobs = n_jobs
         self.trials: dict[str, list[_Trial]] = {}  # by name, those of the first fold first
         self.failures: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -393,6 +425,9 @@ class _Run:
     def screen(self) -> None:
         """One fit of every candidate."""
         time_of_all = FIRST * self.budget
+        if is_asked(self.n_jobs):
+            self._screen_side_by_side(time_of_all / len(self.plan))
+            return
         for place, (name, _) in enumerate(self.plan.items()):
             # what others have left over, but no less than an equal part where they took too much
             left = (time_of_all - sum(self.seconds.values())) / (len(self.plan) - place)
@@ -407,6 +442,41 @@ class _Run:
                 return
             except FAILURES as error:
                 self.failures[name] = str(error).split("\n")[0]
+
+    def _screen_side_by_side(self, share: float) -> None:
+        tasks = [(name, 0, share) for name in self.plan]
+        try:
+            found = dict(enumerate(self._side_by_side(_Run._tried, tasks)))
+        except TasksInterrupted as stop:
+            found = {number: each for number, (each, _) in stop.done.items()}
+            if not any(isinstance(each, _Trial) for each in found.values()):
+                raise
+            self.interrupted = True
+        for number, name in enumerate(self.plan):
+            trial = found.get(number, "interrupted")
+            if isinstance(trial, _Trial):
+                self.trials[name] = [trial]
+                self.seconds[name] = trial.seconds
+            else:
+                self.failures[name] = trial
+
+    def _tried(self, name: str, rows: int, share: float) -> _Trial | str:
+        """A fit, or why there is none."""
+        try:
+            return self._trial(name, rows, share)
+        except FAILURES as error:
+            return str(error).split("\n")[0]
+
+    def _side_by_side(self, method: Callable[..., Any], tasks: list[tuple]) -> list[Any]:
+        """A method for each of some candidates, whose names come first in the tasks."""
+        without: list[int | None] = [None] * len(tasks)  # each fit has a seed of its own
+        sent = copy.copy(self)
+        sent.seconds = {}
+        timed = partial(_timed, sent, method)
+        found = run_tasks(timed, tasks, without, n_jobs=self.n_jobs, name="candidate")
+        for (name, *_), (_, took) in zip(tasks, found, strict=True):
+            self.seconds[name] = self.seconds.get(name, 0.0) + took
+        return [each for each, _ in found]
 
     def leading(self, stack: bool) -> list[str]:
         """Names of the candidates that go on, the best first."""
@@ -423,7 +493,11 @@ class _Run:
         columns = torch.stack([scores[name] for name in exact], 1)
         found = [exact[each] for each in selected(columns, MOST, GAIN)]
         together = stacked_score(torch.stack([scores[name] for name in found], 1))
-        return [best] if best not in exact and not _is_near(together, scores[best]) else found
+        if best not in exact and not _is_near(together, scores[best]):
+            return [best]
+        # a simpler one that a few rows do not tell apart may be as good by other folds
+        simple = next(name for name in exact if _is_near(scores[name], together))
+        return found if simple in found else [*found, simple]
 
     def more(self, names: list[str]) -> None:
         """Fits of some candidates with other folds held out, while there is time for all of them."""
@@ -445,6 +519,10 @@ class _Run:
     def _round(
         self, names: list[str], rows: int | tuple[Tensor, Tensor], left: float
     ) -> list[_Trial]:
+        if is_asked(self.n_jobs):
+            return self._side_by_side(
+                _Run._trial, [(name, rows, left / len(names)) for name in names]
+            )
         found: list[_Trial] = []
         for place, name in enumerate(names):
             share = (left - sum(each.seconds for each in found)) / (len(names) - place)
@@ -512,16 +590,24 @@ class _Run:
         for number in range(REFITS if stack else 1):
             # EM has had several starts: another run says the same
             others = [name for name in names if not number or not self.plan[name].em]
-            if not others or self.left < ALMOST * self._time_of_all_rows(others):
+            takes = self._time_of_all_rows(others)
+            late = self.left < ALMOST * takes and (number or takes > LITTLE * self.budget)
+            if not others or late:
                 break
             seed = self.seed + 1000 * (FOLDS + number)
             try:
-                more = {name: self._repeated(name, rows, seed) for name in others}
+                more = self._all_repeated(others, rows, seed)
             except (KeyboardInterrupt, *FAILURES):
                 break
             for name, model in more.items():
                 found[name].append(model)
         return list(found.values()) if all(found.values()) else [], None
+
+    def _all_repeated(self, names: list[str], rows: Tensor, seed: int) -> dict[str, Tabular]:
+        if is_asked(self.n_jobs):
+            tasks = [(name, rows, seed) for name in names]
+            return dict(zip(names, self._side_by_side(_Run._repeated, tasks), strict=True))
+        return {name: self._repeated(name, rows, seed) for name in names}
 
     def _longer(
         self, names: list[str], test: Tensor, stack: bool
@@ -562,7 +648,7 @@ class _Run:
             with own_random_state(seed):
                 model = _built(self.table, candidate, rows)
                 if candidate.em:
-                    em(model, rows, n_init=3, seed=seed)
+                    _by_em(model, rows, None, _Clock(trial.seconds), seed, trial.steps)
                     return model.eval()
                 history = fit(
                     model,
@@ -576,6 +662,15 @@ class _Run:
         if history.interrupted:
             raise KeyboardInterrupt
         return model.eval()
+
+
+def _timed(
+    run: _Run, method: Callable[..., Any], advance: Any, name: str, *rest: Any
+) -> tuple[Any, float]:
+    """What a method of a search makes, in whichever process, and what the fit took."""
+    before = run.seconds.get(name, 0.0)
+    found = method(run, name, *rest)
+    return found, run.seconds.get(name, 0.0) - before
 
 
 def _is_near(scores: Tensor, best: Tensor) -> bool:
@@ -666,8 +761,8 @@ def _trained(
     with own_random_state(seed):
         model = _built(table, candidate, train)
         if candidate.em:
-            em(model, train, n_init=3, seed=seed)
-            return model.eval(), (0, 0.0, 0)
+            course = _by_em(model, train, validation, clock, seed)
+            return model.eval(), course
         history = fit(
             model,
             train,
@@ -693,13 +788,85 @@ def _usual(
     """What all fits share."""
     return {
         "batch_size": batch,
-        "optimizer": adam(candidate.lr),
+        "optimizer": candidate.optimizer,
         "clip": 10.0,
         "compile": "auto" if seconds > LONG else False,
         "progress": progress,
         "seed": seed,
         "verdict": False,
     }
+
+
+class _RunOfEM(NamedTuple):
+    """One start of EM: the best of what it passes through."""
+
+    value: float
+    steps: int
+    state: dict[str, Any]
+    cut_short: int  # steps, where the time was up before
+    closed: bool  # whether the start was the answer
+
+
+def _by_em(
+    model: Tabular,
+    train: Tensor,
+    validation: Tensor | None,
+    clock: _Clock,
+    seed: int,
+    most: int | None = None,
+) -> tuple[int, float, int]:
+    """EM from several starts, of which the best is kept, each until validation rows gain nothing.
+
+    Without these each takes ``most`` iterations, and the training rows choose. The iterations of the
+    best, the share of the time that another fit takes, and the iterations where the time was up.
+    """
+    runs: list[_RunOfEM] = []
+    collapse: torch.linalg.LinAlgError | None = None
+    for start in range(STARTS):
+        began = clock.used
+        try:
+            runs.append(_em_once(model, train, validation, clock, seed + start, most))
+        except torch.linalg.LinAlgError as error:
+            collapse = error
+        if (runs and runs[-1].closed) or 2 * clock.used - began > 1:
+            break  # another start says the same, or takes too long
+    if not runs:
+        assert collapse is not None
+        raise collapse
+    best = max(runs, key=lambda run: run.value)
+    model.load_state_dict(best.state)
+    return best.steps, 1.0, runs[0].cut_short
+
+
+def _em_once(
+    model: Tabular,
+    train: Tensor,
+    validation: Tensor | None,
+    clock: _Clock,
+    seed: int,
+    most: int | None,
+) -> _RunOfEM:
+    best: _RunOfEM | None = None
+    steps = 0
+    while True:
+        length = min(ROUND if steps else 1, math.inf if most is None else most - steps)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "EM stopped after", RuntimeWarning)
+            found = em(
+                model, train, max_iter=int(length), n_init=int(not steps), seed=seed, progress=False
+            )
+        closed = not steps and found.n_iter <= 1
+        steps += found.n_iter
+        value = float(found.log_likelihood[-1])
+        if validation is not None:
+            value = log_likelihood(model, validation, seed=0).mean
+        if best is None or value > best.value or most is not None:
+            best = _RunOfEM(value, steps, copy.deepcopy(model.state_dict()), 0, closed)
+        gains = steps - best.steps < ROUNDS_WITHOUT * ROUND
+        if found.converged or not gains or steps == most:
+            return best
+        if most is None and clock.used >= 1:
+            return best._replace(cut_short=steps)
 
 
 class _Clock:
@@ -733,9 +900,14 @@ def _rate(step: int, used: float) -> float:
 def portfolio(table: Table) -> dict[str, Candidate]:
     """The families that :func:`search` tries for a table, the simplest first.
 
-    A tree where all columns are labels; a Gaussian mixture and a neural spline flow where all are
-    real numbers; autoregressive tables whose numbers follow mixtures where there are some; with few
-    rows one that is regularized by dropout, with many a variational autoencoder.
+    A Gaussian mixture and a neural spline flow where all columns are real numbers; autoregressive
+    tables whose numbers follow mixtures where there are some; with few rows one that is regularized
+    by dropout, with many a variational autoencoder.
+
+    Where all columns are labels: a tree, trees of hidden states, mixtures of trees where no cells are
+    missing. If these labels are many, complete, and of the same number of levels (a matrix of zeros
+    and ones), logistic regressions with a ridge penalty and masked autoencoders, with much dropout
+    where rows are few, in place of autoregressive tables.
 
     >>> import pandas
     >>> list(portfolio(Table.read(pandas.DataFrame({"a": [0.5, 1.5], "b": ["u", "v"]}))))[:3]
@@ -744,25 +916,138 @@ def portfolio(table: Table) -> dict[str, Candidate]:
     kinds = list(table.kinds.values())
     rows = table.fields[0].facts.rows
     normal = [type(head) is Gaussian for head in table.heads()]
-    found = {"independent columns": Candidate(_independent, 0.05)}
-    if all(isinstance(kind, Leveled) for kind in kinds):
-        found["tree"] = Candidate(_tree, em=True)
+    found = {"independent columns": _independent_columns(table)}
+    if _all_labels(table):
+        found |= _trees(table)
     for count in (5, 20):
         found[f"mixture of {count}"] = Candidate(partial(_mixture, count=count), 0.02)
-    narrow = partial(_autoregressive, hidden=[64], dropout=0.0)
-    wide = partial(_autoregressive, hidden=[256, 256], dropout=0.1)
-    found |= {"autoregressive": Candidate(narrow), "autoregressive, wide": Candidate(wide, 2e-3)}
-    if rows < FEW:
-        dropping = partial(_autoregressive, hidden=[128], dropout=0.4)
-        found["autoregressive, dropout"] = Candidate(dropping)
+    if _is_matrix(table):
+        found |= _masked(table)
+    elif not _is_wide(table):
+        found |= _tables(rows)
     if any(normal):
         found["autoregressive, mixtures"] = Candidate(_autoregressive_mixtures, 3e-3)
-    if rows >= MANY:
+    if rows >= MANY and not _is_wide(table):
         found["variational autoencoder"] = Candidate(_autoencoder, 2e-3)
     if not any(kind.whole or kind.label for kind in kinds) and all(normal):
         found["Gaussian mixture"] = Candidate(_gaussians, em=True)
         found["neural spline flow"] = Candidate(lambda t, x: NSF(x.shape[1], hidden=(64,)), 2e-3)
     return found
+
+
+def _tables(rows: int) -> dict[str, Candidate]:
+    """Autoregressive tables."""
+    narrow = partial(_autoregressive, hidden=[64], dropout=0.0)
+    wide = partial(_autoregressive, hidden=[256, 256], dropout=0.1)
+    found = {"autoregressive": Candidate(narrow), "autoregressive, wide": Candidate(wide, 2e-3)}
+    if rows < FEW:
+        dropping = partial(_autoregressive, hidden=[128], dropout=0.4)
+        found["autoregressive, dropout"] = Candidate(dropping)
+    return found
+
+
+def _trees(table: Table) -> dict[str, Candidate]:
+    """Trees of labels, and of states above them."""
+    found = {"tree": Candidate(_tree, em=True)}
+    for states in (4, 16):
+        hidden = partial(_hidden_tree, states=states)
+        found[f"hidden tree of {states}"] = Candidate(hidden, em=True)
+    if not _has_gaps(table) and len(table.fields) < WIDE:  # each step finds all trees anew
+        found["mixture of trees"] = Candidate(_mixture_of_trees, em=True)
+    return found
+
+
+def _masked(table: Table) -> dict[str, Candidate]:
+    """Autoregressive models of a matrix of labels, whose factors are all made in one pass."""
+    rows = table.fields[0].facts.rows
+    few = rows < FEW
+    linear = partial(_made, hidden=[], dropout=0.0, orders=1)
+    dropping = partial(_made, hidden=[256], dropout=0.5, orders=ORDERS)
+    found = {
+        "logistic regressions": Candidate(linear, 0.01, weight_decay=RIDGE),
+        "masked autoencoder, dropout": Candidate(dropping, 5e-3, weight_decay=0.05),
+    }
+    if not few:
+        wide = partial(_made, hidden=[512], dropout=0.2, orders=1)
+        found["masked autoencoder"] = Candidate(wide, 5e-3, weight_decay=0.05)
+    return found
+
+
+def _levels(table: Table) -> list[int]:
+    return [round(kind.ends[1]) + 1 for kind in table.kinds.values()]
+
+
+def _same_levels(table: Table) -> int:
+    """How many levels each of the columns has, 0 where these differ or some are no labels."""
+    if not _all_labels(table):
+        return 0
+    levels = set(_levels(table))
+    return levels.pop() if len(levels) == 1 else 0
+
+
+def _is_matrix(table: Table) -> bool:
+    """Whether columns are many labels of as many levels each, and no cell is missing."""
+    return _same_levels(table) > 1 and _is_wide(table) and not _has_gaps(table)
+
+
+def _is_wide(table: Table) -> bool:
+    """Whether columns are too many labels for a pass of a network each."""
+    return _all_labels(table) and len(table.fields) > WIDE
+
+
+def _all_labels(table: Table) -> bool:
+    return all(isinstance(kind, Leveled) for kind in table.kinds.values())
+
+
+def _has_gaps(table: Table) -> bool:
+    return any(field.facts.missing for field in table.fields)
+
+
+def _independent_columns(table: Table) -> Candidate:
+    """In closed form where it has one."""
+    if _all_labels(table):
+        return Candidate(_independent_labels, em=True)
+    return Candidate(_independent, 0.05)
+
+
+def _independent_labels(table: Table, x: Tensor) -> DistributionModule:
+    """With Laplace's rule."""
+    if levels := _same_levels(table):
+        return Factorized(x.shape[1], levels, smoothing=1.0)
+    return HiddenChowLiu(1, _levels(table), smoothing=1.0)
+
+
+def _hidden_tree(table: Table, x: Tensor, states: int) -> DistributionModule:
+    return HiddenChowLiu(states, _levels(table))
+
+
+def _mixture_of_trees(table: Table, x: Tensor) -> DistributionModule:
+    count = max(1, min(10, len(x) // 50))
+    return MixtureOfTrees(count, tuple(_levels(table)), smoothing=0.5)
+
+
+def _made(
+    table: Table, x: Tensor, hidden: list[int], dropout: float, orders: int
+) -> DistributionModule:
+    """Training starts at independent columns, so that it ends near them where rows tell no more."""
+    levels = _same_levels(table)
+    two = levels == 2
+    made = MADE(
+        x.shape[1],
+        hidden,
+        Bernoulli() if two else Categorical(levels=levels),
+        orders=random_orders(orders, x.shape[1], int(torch.randint(2**31, ()))),
+        encode=None if two else OneHot(levels),
+        dropout=dropout,
+    )
+    shares = (torch.nn.functional.one_hot(x.long(), levels).sum(0) + 1.0).log()  # (D, levels)
+    with torch.no_grad():
+        for layer in (made.net.last, made.net.direct):
+            if layer is not None:
+                layer.weight.zero_()
+                layer.bias.zero_()
+        made.net.last.bias.copy_(shares[:, 1] - shares[:, 0] if two else shares.flatten())
+    return made
 
 
 def _independent(table: Table, x: Tensor) -> DistributionModule:
@@ -771,7 +1056,7 @@ def _independent(table: Table, x: Tensor) -> DistributionModule:
 
 
 def _tree(table: Table, x: Tensor) -> DistributionModule:
-    return ChowLiu([round(kind.ends[1]) + 1 for kind in table.kinds.values()])
+    return ChowLiu(_levels(table))
 
 
 def _gaussians(table: Table, x: Tensor) -> DistributionModule:
@@ -785,9 +1070,14 @@ def _mixture(table: Table, x: Tensor, count: int) -> DistributionModule:
     cluster = _clusters(table, x, count)
     made = []
     for number in range(count):
-        component = _independent(table, x)
         rows = x[cluster == number]
-        _begin(component, rows if len(rows) > 1 else x)
+        rows = rows if len(rows) > 1 else x
+        if _all_labels(table):
+            component = _independent_labels(table, x)
+            em(component, rows, progress=False)
+        else:
+            component = _independent(table, x)
+            _begin(component, rows)
         made.append(component)
     return Mixture(made)
 

@@ -22,6 +22,7 @@ from probgen.models.emissions import (
 from probgen.models.ending_hidden_markov import EndingHiddenMarkovModel
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
 from probgen.models.factorized import Factorized
+from probgen.models.hidden_chow_liu import HiddenChowLiu
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.models.joint_table import JointTable
 from probgen.models.markov_chain import MarkovChain
@@ -88,6 +89,7 @@ LABELS = {
     "network of tables": (tables, (3,)),
     "ChowLiu": (lambda: ChowLiu((2, 3, 3)), (3,)),
     "MixtureOfTrees": (lambda: MixtureOfTrees(2, (2, 3, 3)), (3,)),
+    "HiddenChowLiu": (lambda: HiddenChowLiu(2, (2, 3, 3), smoothing=0.0), (3,)),
     "JointTable": (lambda: JointTable(3, 3), (3,)),
     "Factorized": (lambda: Factorized(3, 3), (3,)),
     "MarkovChain": (lambda: MarkovChain(3, 3), (3,)),
@@ -339,6 +341,7 @@ def test_families_that_take_no_weights_are_told():
 CLOSED = {
     "network of tables": tables,
     "ChowLiu": lambda: ChowLiu((2, 3, 3), smoothing=0.0),
+    "HiddenChowLiu": lambda: HiddenChowLiu(1, (2, 3, 3), smoothing=0.0),
     "MixtureOfTrees": lambda: MixtureOfTrees(1, (2, 3, 3), smoothing=0.0),
     "JointTable": lambda: JointTable(3, 3),
     "Factorized": lambda: Factorized(3, 3),
@@ -388,6 +391,7 @@ ASKED = {
     ),
     "network of tables": lambda: tables(5.0),
     "ChowLiu": lambda: ChowLiu((2, 3, 3), smoothing=9.0),
+    "HiddenChowLiu": lambda: HiddenChowLiu(2, (2, 3, 3), smoothing=9.0),
     "MixtureOfTrees": lambda: MixtureOfTrees(2, (2, 3, 3), smoothing=9.0),
     "JointTable": lambda: JointTable(3, 3, smoothing=9.0),
     "Factorized": lambda: Factorized(3, 3, smoothing=9.0),
@@ -474,6 +478,7 @@ FREE = {
     "HMM of counts": 1 + 2 + 4,
     "network of tables": 1 + 2 * 2 + 6 * 2,
     "ChowLiu": 2 + 3 * 2 + 3,
+    "HiddenChowLiu": 1 + 2 * 2 + 2 * (1 + 2 + 2),
     "MixtureOfTrees": 1 + 2 * 11,
     "JointTable": 26,
     "Factorized": 6,
@@ -547,7 +552,7 @@ def test_columns_that_tell_nothing_are_refused_in_the_same_words(name):
         em(gen, x)
 
 
-EQUAL = {"ChowLiu", "Factorized", "HMM of labels", "JointTable", *VARYING}
+EQUAL = {"ChowLiu", "Factorized", "HiddenChowLiu", "HMM of labels", "JointTable", *VARYING}
 HIDDEN = {"network of tables"}  # a node that is never seen is a state of its children
 REFUSED = {
     "MixtureOfTrees": "expected complete rows to learn trees from",

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "probgen"
 BELOW = {
     "core": set(),
+    "parallel": {"core"},
     "compile": {"core"},
     "scoring": {"core", "compile"},
     "sampling": {"core", "compile"},
@@ -26,13 +27,14 @@ BELOW = {
     "samplers": set(),
     "heads": {"core"},
     "table": {"core", "heads"},
+    "streams": {"core"},
     "distributions": {"core", "samplers", "heads"},
     "models": {"core", "distributions", "samplers", "nn", "heads", "table"},
     "objectives": {"core"},
     "evaluate": {"core", "table", "distributions", "diagnostics"},
-    "infer": {"core", "compile", "scoring", "distributions", "samplers"},
-    "diagnostics": {"core", "compile", "scoring", "infer"},
-    "train": {"core", "compile", "objectives", "diagnostics"},
+    "infer": {"core", "compile", "scoring", "distributions", "samplers", "parallel"},
+    "diagnostics": {"core", "compile", "scoring", "infer", "parallel"},
+    "train": {"core", "compile", "objectives", "diagnostics", "streams"},
     "compression": {"core", "distributions", "heads", "train"},
     "decisions": {"core", "scoring", "distributions", "infer", "nn", "train"},
 }

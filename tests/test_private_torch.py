@@ -4,10 +4,11 @@ The job of the night runs this with the newest torch: what fails here says where
 """
 
 import copy
+from datetime import timedelta
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from probgen.core import private_torch
 from probgen.core.private_torch import make_fx
@@ -111,3 +112,13 @@ def test_kernels_without_public_names():
     torch.testing.assert_close(values, [torch.full((2,), 0.25), torch.full((3,), 0.75)])
     norms = private_torch.foreach_norm([torch.tensor([3.0, 4.0]), torch.tensor([2.0])])
     torch.testing.assert_close(list(norms), [torch.tensor(5.0), torch.tensor(2.0)])
+
+
+def test_the_time_limit_of_processes_is_that_of_their_launch():
+    limit = timedelta(seconds=7)
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=limit)
+    try:
+        assert private_torch.time_limit_of(torch.device("cpu")) == limit
+    finally:
+        distributed.destroy_process_group()

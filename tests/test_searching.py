@@ -10,7 +10,17 @@ import torch
 import probgen as pg
 from probgen.heads import Mixed
 from probgen.nn import Constant
-from probgen.searching import _clusters, _divided, _Run, _seconds
+from probgen.searching import (
+    ROUND,
+    _by_em,
+    _Clock,
+    _clusters,
+    _divided,
+    _Run,
+    _seconds,
+    _Trial,
+)
+from probgen.table import Flag
 
 
 def linked(n=400, seed=0, missing=0.0):
@@ -227,6 +237,127 @@ def test_families_of_the_portfolio_suit_the_rows_and_are_saved(rows, few, many, 
         pg.save(gen, tmp_path / f"{name}.safetensors")
         again = pg.load(tmp_path / f"{name}.safetensors").eval()
         assert again.sample(5, seed=0).equals(gen.sample(5, seed=0)), name
+
+
+def bits(rows, columns=40, seed=0, linked=0.0):
+    """Bits of different rates; each second one is that before it in a share of the rows."""
+    generator = np.random.default_rng(seed)
+    rates = np.random.default_rng(9).beta(1, 2, columns)
+    x = generator.random((rows, columns)) < rates
+    same = generator.random((rows, columns // 2)) < linked
+    x[:, 1::2] = np.where(same, x[:, ::2], x[:, 1::2])
+    frame = pd.DataFrame(x.astype(int), columns=[f"b{place}" for place in range(columns)])
+    return frame, torch.as_tensor(x).float()
+
+
+def table_of_bits(frame):
+    return pg.Table.read(frame).change({name: Flag([0, 1]) for name in frame})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the search took")
+@pytest.mark.parametrize("linked", [0.0, 0.3], ids=["independent", "weakly dependent"])
+def test_of_few_rows_of_bits_a_search_is_never_worse_than_independent_columns(linked):
+    frame, x = bits(80, linked=linked)
+    new = bits(3000, seed=1, linked=linked)[1]
+    found = pg.search(frame, table=table_of_bits(frame), budget=6.0, progress=False)
+    alone = pg.Factorized(40, smoothing=1.0)
+    pg.em(alone, x)
+    with torch.no_grad():
+        ahead = found.model().log_prob(new) - alone().log_prob(new)
+    noise = ahead.std().item() / len(new) ** 0.5
+    assert ahead.mean() > -0.2 - 3 * noise  # of some 20 nats
+
+
+def test_a_matrix_of_bits_is_modeled_in_one_pass_where_it_is_wide():
+    wide = table_of_bits(bits(60)[0])
+    plan = pg.portfolio(wide)
+    assert {"logistic regressions", "hidden tree of 4", "masked autoencoder, dropout"} <= set(plan)
+    assert not any(name.startswith("autoregressive") for name in plan)
+    narrow = pg.portfolio(table_of_bits(bits(60, 6)[0]))
+    assert {"autoregressive", "mixture of trees", "hidden tree of 4"} <= set(narrow)
+    gone = bits(60)[0].astype(float)
+    gone.iloc[0, 0] = np.nan
+    assert "logistic regressions" not in pg.portfolio(pg.Table.read(gone))
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+def test_masked_autoencoders_start_at_independent_columns(levels):
+    generator = np.random.default_rng(0)
+    shares = np.arange(1, levels + 1) / np.arange(1, levels + 1).sum()
+    values = generator.choice(levels, size=(50, 31), p=shares)
+    frame = pd.DataFrame(values, columns=[f"c{place}" for place in range(31)]).astype(str)
+    table = pg.Table.read(frame)
+    rows = table.encode(frame).float()
+    alone = pg.Factorized(31, levels, smoothing=1.0)
+    pg.em(alone, rows)
+    for name in ("logistic regressions", "masked autoencoder, dropout"):
+        made = pg.portfolio(table)[name].build(table, rows).eval()
+        torch.testing.assert_close(made().log_prob(rows), alone().log_prob(rows))
+
+
+@pytest.mark.filterwarnings("ignore:the mean log-likelihood fell")
+def test_em_keeps_what_held_out_rows_are_likeliest_under():
+    frame, x = bits(60, 4)
+    table = table_of_bits(frame)
+    steps = []
+
+    class Worse(pg.Factorized):
+        def maximize(self, statistics):
+            super().maximize(statistics)
+            steps.append(self.logits.detach().clone())
+            self.logits.data *= 1 + 0.1 * len(steps)
+
+    gen = pg.Tabular(table, Worse(4, smoothing=1.0))
+    course = _by_em(gen, x[:40], x[40:], _Clock(1e9), seed=0)
+    assert course == (1, 1.0, 0) and len(steps) > 1 + ROUND
+    torch.testing.assert_close(gen.family.logits.detach(), steps[0] * 1.1)
+
+
+def test_em_ends_when_its_time_is_up_and_says_so():
+    frame, x = bits(60, 4)
+    gen = pg.Tabular(table_of_bits(frame), pg.HiddenChowLiu(3, (2,) * 4))
+    steps, _, cut = _by_em(gen, x[:40], x[40:], _Clock(1e-9), seed=0)
+    assert (steps, cut) == (1, 1)
+
+
+def test_em_of_all_rows_takes_as_many_iterations_as_before():
+    frame, x = bits(60, 4)
+    gen = pg.Tabular(table_of_bits(frame), pg.HiddenChowLiu(2, (2,) * 4))
+    by_hand = pg.HiddenChowLiu(2, (2,) * 4)
+    assert _by_em(gen, x, None, _Clock(1e-9), 5, 7)[0] == 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pg.em(by_hand, x, max_iter=7, tol=0.0, seed=5)
+    torch.testing.assert_close(gen.family().log_prob(x), by_hand().log_prob(x))
+
+
+@pytest.mark.parametrize(("seconds", "again"), [(0.5, True), (5.0, False)])
+def test_what_is_trained_in_a_moment_sees_all_rows_where_no_time_is_left(seconds, again):
+    frame, x = bits(60, 4)
+    table = table_of_bits(frame)
+    plan = {"alone": pg.Candidate(lambda table, x: pg.Factorized(4, smoothing=1.0), em=True)}
+    run = _Run(table, plan, x[9:], 10.0, 0, False)
+    run.seconds = {"alone": 30.0}
+    model = pg.Tabular(table, pg.Factorized(4))
+    run.trials = {"alone": [_Trial(model, torch.zeros(10), seconds, 40, 1, 1.0, 0)]}
+    found, _ = run.again(["alone"], x[:9], True)
+    assert len(found) == again
+    whole = pg.Factorized(4, smoothing=1.0)
+    pg.em(whole, x)
+    for (refitted,) in found:
+        torch.testing.assert_close(refitted().log_prob(x), whole().log_prob(x))
+
+
+def test_the_simplest_that_few_rows_do_not_tell_apart_goes_on():
+    run = _Run(None, {}, torch.zeros(50, 1), 1.0, 0, False)
+    model = pg.Tabular(table_of_bits(bits(60, 4)[0]), pg.Factorized(4))
+    torch.manual_seed(0)
+    simple = torch.randn(40).double()
+    near, far = simple + 0.02 + 0.2 * torch.randn(40).double(), simple - 3.0
+    scores = {"far": far, "simple": simple, "near": near}
+    run.trials = {name: [_Trial(model, own, 0.0, 10, 0, 1.0, 0)] for name, own in scores.items()}
+    assert set(run.leading(stack=True)) == {"simple", "near"}
 
 
 def test_a_result_is_not_saved_but_its_model(tmp_path):

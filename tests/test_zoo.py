@@ -6,6 +6,7 @@ import pkgutil
 
 import pytest
 import torch
+from devices import DEVICES
 from zoo import TRANSLATIONS, ZOO, Member
 
 import probgen.heads
@@ -37,11 +38,11 @@ MEMBERS = [
 ]
 
 
+@DEVICES
 @pytest.mark.parametrize("member", MEMBERS)
-def test_member_conforms(member: Member):
-    torch.manual_seed(0)
-    objective = member.objective() if member.objective else None
-    check_generative(member.gen(), *member.data(), objective=objective)
+def test_member_conforms(member: Member, device: str):
+    case = member.on(device)
+    check_generative(case.gen, *case.batch, objective=case.objective)
 
 
 @pytest.mark.parametrize("member", ZOO, ids=lambda member: member.name)

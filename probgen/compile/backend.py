@@ -102,7 +102,37 @@ def _kept(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> CompiledCall | Non
         return None
 
 
+def library_of(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> bytes:
+    """The library of a graph, as :func:`load_library` takes it in another process.
+
+    Raises one of ``FAILURES`` where inductor cannot make one.
+    """
+    private_torch.load_compiler()
+    with _quiet():
+        found = cache.read_sealed(_file(graph, inputs))
+        return _made(graph, inputs) if found is None else found
+
+
+def load_library(content: bytes, machine: str) -> CompiledCall:
+    """A function from the library that a process of this kind of machine has made."""
+    if machine != this_machine():
+        raise RuntimeError(
+            "expected machine code of this kind of processor and these versions of torch and probgen, "
+            "got another one's; take the same everywhere"
+        )
+    return _load(content)
+
+
+def this_machine() -> str:
+    """What a library must have in common with the process that loads it."""
+    return _digest(_machine())
+
+
 def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> CompiledCall:
+    return _load(_made(graph, inputs))
+
+
+def _made(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> bytes:
     """Made in a folder of this process alone, from which the cache gets it whole."""
     with _own_folder(), tempfile.TemporaryDirectory(prefix="probgen-") as folder:
         options = private_torch.known_options(LIBRARY) | {"aot_inductor.output_path": folder}
@@ -118,7 +148,7 @@ def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> CompiledCall:
         file = _file(graph, inputs)
         cache.write_sealed(file, content)
         cache.trim(file)
-    return _load(content)
+    return content
 
 
 def _wrapped(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> CompiledCall:

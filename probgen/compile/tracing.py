@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from probgen.compile.backend import CompiledCall, by_inductor
+from probgen.compile.backend import (
+    FAILURES,
+    CompiledCall,
+    by_inductor,
+    library_of,
+    load_library,
+    this_machine,
+)
 from probgen.compile.inductor_workarounds import spell_out_alphas, spell_out_masked_puts
 from probgen.compile.mutation_analysis import changed_inputs, relax_views
 from probgen.compile.random_numbers import Pool, hoist_draws, is_random, new_input
@@ -213,6 +220,19 @@ class Compiled:
     def _interpreted(self, values: list[Tensor]) -> Sequence[Tensor]:
         return self.module(*values)
 
+    def portable(self, *examples: Tensor) -> Portable:
+        """The same function for other processes, which need neither the graph nor a compiler.
+
+        Raises :class:`NotCompilable` where there is no library to be sent.
+        """
+        if self._draws or self.random:
+            raise NotCompilable("a function that makes draws stays in its process")
+        try:
+            content = library_of(self.module, [replica(value) for value in self.inputs(*examples)])
+        except FAILURES as error:
+            raise NotCompilable(_first_line(error)) from error
+        return Portable(content, this_machine(), self._closed_over, self._outputs)
+
     def repeatedly(self, count: int) -> Repeated:
         """So many calls in a row, with less around each of them.
 
@@ -223,6 +243,41 @@ class Compiled:
     def inputs(self, *given: Tensor) -> list[Tensor]:
         """All inputs of the graph: those given, the tensors closed over, new draws."""
         return [*given, *self._closed_over, *[draw() for draw in self._draws]]
+
+
+class Portable:
+    """A compiled graph that processes send to each other; each loads the library at its first call.
+
+    Parameters
+    ----------
+    library : bytes
+        See :func:`~probgen.compile.backend.library_of`.
+    machine : str
+        The kind of machine that it was made for.
+    closed_over : list of Tensor
+        Inputs after those that are given.
+    outputs : TreeSpec
+        How the outputs are nested.
+    """
+
+    def __init__(
+        self, library: bytes, machine: str, closed_over: list[Tensor], outputs: pytree.TreeSpec
+    ):
+        self.library = library
+        self.machine = machine
+        self.closed_over = closed_over
+        self.outputs = outputs
+        self._run: CompiledCall | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_run": None}
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        run = self._run
+        if run is None:
+            run = self._run = load_library(self.library, self.machine)
+        with torch.no_grad():
+            return pytree.tree_unflatten(run([*inputs, *self.closed_over]), self.outputs)
 
 
 class Repeated(NamedTuple):

@@ -72,12 +72,22 @@ def own_dtype(module: Any) -> torch.dtype | None:
     >>> own_dtype(nn.Linear(2, 1).double()), own_dtype(nn.ReLU())
     (torch.float64, None)
     """
-    kinds = (
-        value.dtype
+    own = own_number(module)
+    return None if own is None else own.dtype
+
+
+def own_number(module: Any) -> Tensor | None:
+    """A module's first floating-point parameter or buffer: of its type, and where it is.
+
+    >>> own_number(nn.Linear(2, 1)).device, own_number(nn.ReLU())
+    (device(type='cpu'), None)
+    """
+    numbers = (
+        value
         for value in chain(module.parameters(), module.buffers())
         if not isinstance(value, nn.UninitializedParameter) and value.is_floating_point()
     )
-    return next(kinds, None)
+    return next(numbers, None)
 
 
 def is_plain(value: Any) -> bool:

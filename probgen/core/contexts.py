@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.arguments import own_number
 from probgen.core.keywords import draws_rows
 from probgen.core.missing import has_missing, is_known_complete, values_are_known
 
@@ -106,6 +107,24 @@ def size_of(family: Any) -> int | None:
     if net and family.context_ndim == 1:
         return input_size(getattr(family, net)) or None
     return None
+
+
+def zero_context(family: Any) -> Tensor | None:
+    """Zeros as the context of one row, of the type and on the device of a family's parameters.
+
+    For what a family tells whatever it is given. ``None`` where it takes no context, or does not
+    declare its size.
+
+    >>> from probgen.heads import Gaussian
+    >>> zero_context(Gaussian(nn.Linear(3, 2)).double())
+    tensor([[0., 0., 0.]], dtype=torch.float64)
+    """
+    size = size_of(family)
+    if not size:
+        return None
+    own = own_number(family) if isinstance(family, nn.Module) else None
+    shape = (1,) * getattr(family, "context_ndim", 1) + (size,)
+    return torch.zeros(shape) if own is None else own.new_zeros(shape)
 
 
 def ignores(part: Any) -> bool:

@@ -34,6 +34,20 @@ def weights_from(given: Any, rows: int, dtype: torch.dtype | None = None) -> Ten
             f"expected weights of shape ({rows},), one number for each row, got "
             f"{tuple(weights.shape)}; give each row the number of times that it counts"
         )
+    check_weights(weights)
+    if not weights.any():
+        raise ValueError(
+            "expected some weights above 0, got zeros alone; give each row the number of times "
+            "that it counts"
+        )
+    return weights
+
+
+def check_weights(weights: Tensor) -> None:
+    """Refuses weights that are negative or not finite; ``ValueError``.
+
+    >>> check_weights(torch.tensor([0.0, 2.0]))
+    """
     wrong = ~(weights.isfinite() & (weights >= 0))
     if wrong.any():
         row = int(wrong.nonzero()[0, 0])
@@ -41,9 +55,3 @@ def weights_from(given: Any, rows: int, dtype: torch.dtype | None = None) -> Ten
             f"expected weights that are finite and not negative, got {weights[row].item():g} in "
             f"row {row}; give each row the number of times that it counts, 0 to leave it out"
         )
-    if not weights.any():
-        raise ValueError(
-            "expected some weights above 0, got zeros alone; give each row the number of times "
-            "that it counts"
-        )
-    return weights

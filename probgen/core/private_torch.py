@@ -23,6 +23,7 @@ Others
     ``graph_task``: whether a thread is one of autograd's.
     ``memory_key``, ``waits_for_gradient``, ``has_step_hooks``: shared storage; hooks that are there.
     ``validation_flag``: checks of distributions, switched for one thread.
+    ``time_limit_of``: how long processes wait for one another; torch lets it be set, not read.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -204,3 +206,10 @@ def drop_step_hooks(optimizer: torch.optim.Optimizer) -> None:
     """Leaves the hooks of a copied optimizer to the original, with which it shares them."""
     optimizer._optimizer_step_pre_hooks = OrderedDict()
     optimizer._optimizer_step_post_hooks = OrderedDict()
+
+
+def time_limit_of(device: torch.device) -> timedelta:
+    """How long a process waits for the others that it trains with, as the launch was asked for."""
+    group: Any = torch.distributed.group.WORLD
+    limit: timedelta = group._get_backend(device).options._timeout
+    return limit

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from probgen.core.contexts import size_of
+from probgen.core.contexts import zero_context
 from probgen.core.conversion import rows_from
 from probgen.core.keywords import explained
 
@@ -229,8 +229,6 @@ def ragged(family: Any, padding: float, around: str = "") -> Ragged:
     """
     own = getattr(family, "ragged", None)
     if own is None:
-        size = size_of(family)
-        context = torch.zeros(*[1] * family.context_ndim, size) if size else None
-        event = family(context).event_shape
+        event = family(zero_context(family)).event_shape
         own = Ragged(event[0], tuple(event[1:]))
     return own._replace(padding=padding, longer=around + own.longer)

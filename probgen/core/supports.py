@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
-from probgen.core.arguments import own_dtype, split
-from probgen.core.contexts import size_of
+from probgen.core.arguments import split
+from probgen.core.contexts import zero_context
 from probgen.core.kinds import density_kind
 from probgen.core.missing import has_missing, values_are_known
 from probgen.core.modes import infers
@@ -251,11 +251,7 @@ def check_rescalable(family: GenerativeModel, centered: bool = False) -> None:
 
 def _support_without_rows(family: Any) -> Constraint | None:
     """What each value of a family has to keep to, where it tells without data."""
-    size = size_of(family)
-    context = None
-    if size and getattr(family, "context_ndim", 1) == 1:
-        own = own_dtype(family) if isinstance(family, nn.Module) else None
-        context = torch.zeros(1, size, dtype=own)
+    context = zero_context(family) if getattr(family, "context_ndim", 1) == 1 else None
     try:
         with torch.no_grad(), _unnoticed():
             return _of_entries(support_of(family(context)))

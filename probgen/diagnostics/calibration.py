@@ -17,12 +17,13 @@ from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.progress import Progress, Reported, check_progress
 from probgen.core.sites import holds_data, sample_sites
-from probgen.core.turns import own_random_state
+from probgen.core.turns import own_random_state, turn
 from probgen.infer.log_density import LogDensity
 from probgen.infer.mcmc import as_program, ready
-from probgen.infer.nuts import ChainPlan, ChainSampler
+from probgen.infer.nuts import ChainPlan, ChainSampler, Walk
 from probgen.infer.posterior import prior_predictive
 from probgen.infer.simulate import Draws, trace_of
+from probgen.parallel import Jobs, check_jobs, cores_of, run_tasks
 
 
 @in_short
@@ -88,6 +89,7 @@ def simulation_based_calibration(
     target_accept: float = 0.8,
     dtype: torch.dtype | None = None,
     sampler: ChainSampler | None = None,
+    n_jobs: Jobs = None,
     progress: Reported = None,
 ) -> Calibration:
     r"""Draws parameters and data from the model, then parameters from their posterior.
@@ -117,6 +119,9 @@ def simulation_based_calibration(
         Makes everything reproducible; torch's generator is left alone either way.
     target_accept, dtype, sampler, progress
         As for :func:`mcmc`.
+    n_jobs : int, optional
+        Data sets that are worked on side by side, as chains of :func:`mcmc`; the ranks are the same
+        for every number.
 
     References
     ----------
@@ -138,6 +143,7 @@ def simulation_based_calibration(
     checks.is_seed(**checks.given(seed=seed))
     checks.within("(0, 1)", target_accept=target_accept)
     checks.instance(torch.dtype, **checks.given(dtype=dtype))
+    check_jobs(n_jobs)
     check_progress(progress)
     with own_random_state(seed):
         if seed is None:
@@ -148,18 +154,49 @@ def simulation_based_calibration(
         log_density = LogDensity(_with_data(gen, data), *batch, dtype=dtype)
         truth = {name: simulated[name] for name in log_density.shapes}
         starts = log_density.unconstrain(truth, log_density.origin.expand(sims, -1))
-        chain = ready(sampler, log_density, log_density.origin)
-        points = []
         plan = ChainPlan(tune, draws * thin, target_accept)
-        with Progress("simulation_based_calibration", sims, "data sets", asked=progress) as shown:
-            for sim in range(sims):
-                for name, value in data.items():  # the density reads them where they are
-                    value.copy_(simulated[name][sim].reshape(value.shape))
-                walk = chain(starts[sim], int(torch.randint(2**62, ())), plan)
-                points.append(walk.points[tune + thin - 1 :: thin])
-                shown.advance()
+        seeds = [int(torch.randint(2**62, ())) for _ in range(sims)]
+        tasks = [
+            ({name: simulated[name][sim].clone() for name in data}, starts[sim].clone(), seed, plan)
+            for sim, seed in enumerate(seeds)
+        ]
+        without: list[int | None] = [None] * sims  # the sampler seeds each chain itself
+        with (
+            cores_of(n_jobs, sims),
+            Progress("simulation_based_calibration", sims, "data sets", asked=progress) as shown,
+        ):
+            chain = ready(sampler, log_density, log_density.origin)
+            walks = _Simulated(Walk(chain), data, thin)
+            points = run_tasks(
+                walks, tasks, without, n_jobs=n_jobs, name="data set", advance=shown.advance
+            )
         found = log_density.constrain(torch.cat(points))
     return Calibration({name: _ranks(value, found[name]) for name, value in truth.items()}, draws)
+
+
+class _Simulated:
+    """Chains on simulated data: the density reads them in the tensors that they are copied to."""
+
+    def __init__(self, walk: Walk, data: Draws, thin: int):
+        self.walk = walk
+        self.data = data
+        self.thin = thin
+
+    def __call__(
+        self,
+        advance: Callable[..., Any],
+        simulated: Draws,
+        start: Tensor,
+        seed: int,
+        plan: ChainPlan,
+    ) -> Tensor:
+        """Nearly independent points of one chain: ``(draws, D)``."""
+        with turn():  # nobody else may copy data into the same tensors meanwhile
+            for name, value in self.data.items():
+                value.copy_(simulated[name].reshape(value.shape))
+            walk = self.walk(float, start, seed, plan)
+        advance(1)
+        return walk.points[plan.tune + self.thin - 1 :: self.thin].clone()
 
 
 def _templates(gen: GenerativeModel, batch: tuple, dtype: torch.dtype | None) -> Draws:

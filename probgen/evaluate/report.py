@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.described import in_short
 from probgen.core.keywords import explained
+from probgen.core.row_sample import drawn_rows
+from probgen.core.together import Together
 from probgen.evaluate.choices import check_choices
 from probgen.evaluate.classifier_test import classifier_two_sample_test
 from probgen.evaluate.copying import copying_test
@@ -22,6 +24,9 @@ from probgen.evaluate.result import TwoSample
 from probgen.evaluate.rows import Features, features_of, given_rows, raw, subsample
 from probgen.evaluate.transport import sliced_wasserstein_distance, wasserstein_distance
 from probgen.evaluate.units import IN_WORDS, Standardization, ways
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @in_short
@@ -76,6 +81,8 @@ def sample_report(
     permutations: int = 200,
     seed: int = 0,
     max_rows: int = 1024,
+    drawn: int = 10_000,
+    fabric: Fabric | None = None,
 ) -> SampleReport:
     """Fréchet, kernel, sliced and exact Wasserstein distances, tests, fidelity.
 
@@ -86,6 +93,10 @@ def sample_report(
     rows and may be compared as they are. A model that copies its training rows gets the baseline
     everywhere: only the copying test tells. Without training rows the baselines come from splits of
     the real rows and that test is left out.
+
+    Each of the three may be a stream of rows (a file, a DataLoader that does not shuffle, batches),
+    which is read once, and of which so many rows are drawn, uniformly: the same ones for a seed,
+    however it is cut into blocks and shared by processes.
 
     Parameters
     ----------
@@ -109,7 +120,12 @@ def sample_report(
     seed : int
         For all that is random.
     max_rows : int
-        Rows whose features are computed at once.
+        Rows whose features are computed, or that are read of a stream, at once.
+    drawn : int
+        Rows of a stream that are compared, at most; they are held in memory.
+    fabric : lightning_fabric.Fabric, optional
+        A launched Fabric: its processes share the reading of streams; the first one compares, and
+        all of them get the report.
 
     Returns
     -------
@@ -124,7 +140,33 @@ def sample_report(
     """
     check_choices(features, standardize, seed=seed, max_rows=max_rows)
     checks.at_least(1, most=most)
+    checks.at_least(4, drawn=drawn)
     checks.at_least(0, permutations=permutations)
+    together = Together(fabric)
+    given = [drawn_rows(each, drawn, seed, max_rows, together) for each in (samples, real, train)]
+    how = _How(features, standardize, most, permutations, seed, max_rows)
+    report: SampleReport | None = None
+    with together.agreed():
+        if together.first:
+            report = _report(given[0], given[1], given[2], how)
+    shared: SampleReport = together.share(report)
+    return shared
+
+
+class _How(NamedTuple):
+    """How samples are compared, see :func:`sample_report`."""
+
+    features: Features
+    standardize: Standardization
+    most: int
+    permutations: int
+    seed: int
+    max_rows: int
+
+
+def _report(samples: Any, real: Any, train: Any, asked: _How) -> SampleReport:
+    """The report of rows in memory."""
+    features, standardize, most, permutations, seed, max_rows = asked
     rows = features_of(features, samples, real, train, max_rows=max_rows)
     if train is not None:
         rows[0] = subsample(rows[0], len(train), seed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,9 +20,12 @@ from probgen.core.progress import Progress, Reported, check_progress
 from probgen.core.score import Score
 from probgen.core.seeds import Seed, takes_seed
 from probgen.core.turns import in_turn
+from probgen.parallel import Jobs, check_jobs, is_asked, run_tasks
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
+
+PARTS = 8  # that chains are divided into where they may run side by side
 
 
 class AnnealingPath(Protocol):
@@ -156,6 +160,7 @@ def annealed_importance(
     moves: int = 1,
     settle: int = 100,
     at_once: int = 1000,
+    n_jobs: Jobs = None,
     seed: Seed = None,
     progress: Reported = None,
 ) -> LogZ:
@@ -191,6 +196,11 @@ def annealed_importance(
         Steps of the model's own chains before those back start, where draws are not exact.
     at_once : int
         Bound on the chains that are moved together, which take memory.
+    n_jobs : int, optional
+        Parts of the chains that run side by side, each in a process with one core, by joblib; -1: as
+        many as there are cores. Given, chains go in eight parts with random numbers of their own, and
+        the result is the same for every number. Default: all chains together on all cores, or what
+        ``joblib.parallel_config`` says.
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
@@ -223,24 +233,27 @@ def annealed_importance(
     checks.generative(gen=gen)
     checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
     checks.at_least(0, settle=settle)
+    check_jobs(n_jobs)
     check_progress(progress)
     distribution = _distribution(gen)
     betas = _schedule(temperatures)
     path = distribution.path(None if x is None else _complete(gen, "x", x))
     total = 2 * (len(betas) - 1)
     with Progress("annealed_importance", total, "temperatures", asked=progress) as shown:
-        return _both_ways(path, distribution, betas, (chains, moves, settle, at_once), shown)
+        plan = _Plan(moves, at_once, n_jobs)
+        return _both_ways(path, distribution, betas, (chains, settle), plan, shown)
 
 
 def _both_ways(
     path: AnnealingPath,
     distribution: Any,
     betas: Tensor,
-    sizes: tuple[int, int, int, int],
+    sizes: tuple[int, int],
+    plan: _Plan,
     progress: Progress,
 ) -> LogZ:
-    chains, moves, settle, at_once = sizes
-    ratios, ends = _anneal(path, path.start(chains), betas, moves, at_once, progress)
+    chains, settle = sizes
+    ratios, ends = _anneal(path, path.start(chains), betas, plan, progress)
     forwards = path.log_z() + ratios
     exact = density_kind(distribution) == "exact"
     chosen = None
@@ -251,7 +264,7 @@ def _both_ways(
             (chains,)
         )
         begin = distribution.chain(ends[chosen], settle)
-    back, _ = _anneal(path, begin, betas.flip(0), moves, at_once, progress)
+    back, _ = _anneal(path, begin, betas.flip(0), plan, progress)
     return LogZ(forwards, path.log_z() - back, "exact" if exact else "asymptotic", chosen)
 
 
@@ -268,6 +281,7 @@ def reverse_annealing(
     chains: int = 10,
     moves: int = 1,
     at_once: int = 1000,
+    n_jobs: Jobs = None,
     seed: Seed = None,
     progress: Reported = None,
 ) -> Score:
@@ -289,7 +303,7 @@ def reverse_annealing(
         Rows ``(B, *event)``.
     base : Tensor, optional
         Rows whose moments the known distribution takes.
-    temperatures, moves, at_once
+    temperatures, moves, at_once, n_jobs
         As in :func:`annealed_importance`.
     chains : int
         Number M of chains for each row.
@@ -317,6 +331,7 @@ def reverse_annealing(
     """
     checks.generative(gen=gen)
     checks.at_least(1, chains=chains, moves=moves, at_once=at_once)
+    check_jobs(n_jobs)
     check_progress(progress)
     distribution = _distribution(gen)
     betas = _schedule(temperatures).flip(0)
@@ -331,7 +346,7 @@ def reverse_annealing(
     _, moved = path.advance(rows, betas[0], betas[0], moves)
     total = len(betas) - 1
     with Progress("reverse_annealing", total, "temperatures", asked=progress) as shown:
-        ratios, _ = _anneal(path, moved, betas, moves, at_once, shown)
+        ratios, _ = _anneal(path, moved, betas, _Plan(moves, at_once, n_jobs), shown)
     value = (
         path.log_weight(state)
         - path.log_z()
@@ -381,29 +396,50 @@ def _schedule(temperatures: int | Sequence[float] | Tensor) -> Tensor:
     return betas
 
 
+class _Plan(NamedTuple):
+    """How chains are moved: steps at each temperature, how many together, where."""
+
+    moves: int
+    at_once: int
+    n_jobs: Jobs
+
+
 def _anneal(
-    path: AnnealingPath,
-    states: Tensor,
-    betas: Tensor,
-    moves: int,
-    at_once: int,
-    progress: Progress,
+    path: AnnealingPath, states: Tensor, betas: Tensor, plan: _Plan, progress: Progress
 ) -> tuple[Tensor, Tensor]:
     """Log ratios of the weights at the ends of a path, summed along chains.
 
     And the ends of these.
     """
-    totals = []
-    ends = []
-    for state in states.split(int(at_once)):
-        total: Any = 0.0
-        for old, new in zip(betas[:-1].to(state), betas[1:].to(state), strict=True):
-            ratio, state = path.advance(state, old, new, moves)
-            total = total + ratio
-            progress.advance(len(state) / len(states))
-        totals.append(total)
-        ends.append(state)
-    return torch.cat(totals), torch.cat(ends)
+    largest = int(plan.at_once)
+    seeds: list[int | None] = [None] * math.ceil(len(states) / largest)
+    if is_asked(plan.n_jobs):
+        largest = min(largest, math.ceil(len(states) / PARTS))
+        parts = math.ceil(len(states) / largest)
+        seeds = [int(torch.randint(2**62, ())) for _ in range(parts)]
+    tasks = [(state.clone(), len(state) / len(states)) for state in states.split(largest)]
+    task = partial(_along, path, betas, plan.moves)
+    found = run_tasks(task, tasks, seeds, n_jobs=plan.n_jobs, name="part", advance=progress.advance)
+    ratios, ends = zip(*found, strict=True)
+    return torch.cat(ratios), torch.cat(ends)
+
+
+@torch.no_grad()
+def _along(
+    path: AnnealingPath,
+    betas: Tensor,
+    moves: int,
+    advance: Callable[[float], Any],
+    state: Tensor,
+    share: float,
+) -> tuple[Tensor, Tensor]:
+    """Some of the chains."""
+    total: Any = 0.0
+    for old, new in zip(betas[:-1].to(state), betas[1:].to(state), strict=True):
+        ratio, state = path.advance(state, old, new, moves)
+        total = total + ratio
+        advance(share)
+    return total, state
 
 
 def _log_mean(weights: Tensor) -> float:

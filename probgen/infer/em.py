@@ -6,22 +6,32 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
+from probgen.core.in_memory import in_memory
 from probgen.core.keywords import explained
 from probgen.core.progress import Progress, Reported, check_progress
+from probgen.core.streams import as_stream
+from probgen.core.together import Together
 from probgen.core.training_record import TrainingRecord, keep_record, versions
-from probgen.core.turns import offer, training
+from probgen.core.turns import training
 from probgen.infer.em_data import Rows, prepared
+from probgen.infer.em_runs import EMRun, advance, frozen_kept
+from probgen.infer.em_stream import FamilyReader, StreamedRows, check_rereadable
+from probgen.parallel import Jobs, TasksInterrupted, check_jobs, is_asked, run_tasks
 
-_ROUNDING = 1e-5  # relative; sums over rows in float32 stay below
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_TIE = 1e-9  # relative; starts that end in one optimum differ by less
 
 
 @runtime_checkable
@@ -144,12 +154,18 @@ def em(
     tol: float = 1e-4,
     n_init: int = 1,
     max_rows: int | None = None,
+    n_jobs: Jobs = None,
     seed: int | None = None,
     progress: Reported = None,
+    fabric: Fabric | None = None,
 ) -> EMResult:
     r"""Fits a family in place by expectation maximization.
 
     Each step raises the log-likelihood, without a step size.
+
+    Data may be larger than memory, and shared by several processes: an E-step goes over blocks of
+    rows and sums statistics in float64, over all processes where there are several, so that the
+    result is the same up to rounding however rows are cut and shared.
 
     Parameters that do not train (``gen.loc.requires_grad_(False)``) keep their values, as in
     :func:`probgen.fit`.
@@ -163,6 +179,10 @@ def em(
         it. It may lie on another device than the parameters: blocks of rows are moved. Sequences of
         different lengths come as a list of tensors ``(T_b, *event)``, or padded with NaN at the
         end. A frame, where ``gen`` is a :class:`Tabular <probgen.Tabular>` of such a family.
+
+        Or a stream of rows that is read in blocks, once for the start and once for each step: a
+        file (:class:`RowStream <probgen.core.streams.RowStream>`), a DataLoader that does not
+        shuffle, or another iterable of batches that starts anew each time.
     weights : Tensor, optional
         How often each row counts, ``(N,)``, not negative: whole numbers are the same as repeated
         rows. Their sum is so many rows, beside which pseudo-counts and regularization are weighed:
@@ -178,22 +198,35 @@ def em(
         Stop when the mean log-likelihood of a row gains less than this, in nats.
     n_init : int
         Number of starts made by ``gen.initialize``, of which the one that ends best is kept; 0
-        starts once from the present parameters.
+        starts once from the present parameters. Of a stream, starts are made of at most 65,536
+        rows, drawn uniformly (fewer where a row has more than 512 entries; families whose start is
+        a closed form take all rows), and all runs share each pass over it, so that memory holds as
+        many copies of the model.
     max_rows : int, optional
         Rows handled at a time, which bounds memory; the result depends on it by rounding only.
         Default: as many as have four million elements.
+    n_jobs : int, optional
+        Starts that run side by side, each in a process with one core, by joblib; -1: as many as there
+        are cores. The result is the same, bit for bit, for every number. Of rows in memory; the runs
+        over a stream, and those with ``fabric``, have one pass for all anyway. Default: one after the
+        other, or what ``joblib.parallel_config`` says.
     seed : int, optional
         Makes the starts repeatable; by default they draw from torch's global generator.
     progress : bool, float or None
         Log-likelihood, rate and time left: in one line that is renewed where there is a terminal;
         elsewhere nothing,
         with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
+    fabric : lightning_fabric.Fabric, optional
+        A launched Fabric, where several processes work together: each goes over its part of the
+        rows (given all of them where they are in memory), and all end with the same parameters. The
+        present parameters are those of the first process.
 
     Raises
     ------
     ValueError
         If ``x`` is empty, infinite, outside of the family's support, not of its shape and dtype, or
-        does not determine the parameters.
+        does not determine the parameters; if a stream can be read only once, or has other numbers
+        of rows in later passes; if the fabric was not launched.
     torch.linalg.LinAlgError
         If every run collapsed.
 
@@ -224,32 +257,81 @@ def em(
     checks.not_negative(tol=tol)
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.is_seed(**checks.given(seed=seed))
+    check_jobs(n_jobs)
     check_progress(progress)
-    slopes = 0.0
-    if inside := getattr(gen, "inside", None):  # rows as the family of a table takes them
-        gen, x, slopes = inside(x, weights)
-    _check(gen)
-    data = prepared(gen, x, weights, labels, max_rows)
+    together = Together(fabric)
+    gen, data, slopes = _read(gen, x, weights, labels, max_rows, together, seed)
     total = max(1, n_init) * max_iter
-    shown = Progress("em", total, "iterations", asked=progress, bound=True)
+    asked = progress if together.first else False
+    shown = Progress("em", total, "iterations", asked=asked, bound=True)
     with training(gen), _explained_collapse(data), shown:
-        result = (
-            _run(gen, data, max_iter, tol, shown)
+        best = (
+            _from_here(gen, data, max_iter, tol, shown)
             if n_init == 0
-            else _best_of(gen, data, max_iter, tol, n_init, seed, shown)
+            else _best_of(gen, data, (max_iter, tol, n_init), seed, shown, n_jobs)
         )
-    if not result.converged and tol > 0 and max_iter > 0:
-        warnings.warn(
-            f"EM stopped after {max_iter} iterations while one more still gained {result.gain:.3g} "
-            f"nats a row, more than tol = {tol:g}; give a larger max_iter, or a larger tol",
-            RuntimeWarning,
-            stacklevel=4,  # torch.no_grad stands in between
-        )
+        together.same_state(gen)
+    result = best.result
+    for told in best.warnings + _unfinished(result, max_iter, tol):
+        warnings.warn(told, RuntimeWarning, stacklevel=4)  # torch.no_grad stands in between
     if slopes:
         result = replace(result, log_likelihood=result.log_likelihood + slopes)
-    asked = {"max_iter": max_iter, "tol": float(tol), "n_init": n_init}
-    keep_record(outer, _record(result, data.total, asked, time.perf_counter() - began))
+    settings = {"max_iter": max_iter, "tol": float(tol), "n_init": n_init}
+    keep_record(outer, _record(result, data.total, settings, time.perf_counter() - began))
     return result
+
+
+def _unfinished(result: EMResult, max_iter: int, tol: float) -> list[str]:
+    """What to warn of where EM stopped before it had converged."""
+    if result.converged or tol <= 0 or max_iter == 0:
+        return []
+    return [
+        f"EM stopped after {max_iter} iterations while one more still gained {result.gain:.3g} "
+        f"nats a row, more than tol = {tol:g}; give a larger max_iter, or a larger tol"
+    ]
+
+
+def _read(
+    gen: Any,
+    x: Any,
+    weights: Any,
+    labels: Any,
+    max_rows: int | None,
+    together: Together,
+    seed: int | None,
+) -> tuple[Any, Rows | StreamedRows, float]:
+    """The family that is fitted, its rows, and the mean of the logarithms of their slopes.
+
+    Slopes are those of a table, whose rows the family takes in units of its own.
+    """
+    inside = getattr(gen, "inside", None)
+    if in_memory(x, gen):
+        slopes = 0.0
+        with together.agreed():
+            if inside is not None:
+                gen, x, slopes = inside(x, weights)
+            _check(gen)
+            data = prepared(gen, x, weights, labels, max_rows, together)
+        _check_same(len(data.x), together)
+        return gen, data, slopes
+    family = gen if inside is None else gen.family
+    with together.agreed():
+        _check(family)
+        reader = FamilyReader(gen, weights, labels)
+        stream = as_stream(x)
+        check_rereadable(stream)
+    sampled = together.share(int(torch.randint(2**62, ())) if seed is None else int(seed))
+    rows = StreamedRows(reader, stream, max_rows, together, sampled)
+    return family, rows, rows.slopes
+
+
+def _check_same(rows: int, together: Together) -> None:
+    """Refuses rows in memory that are not the same ones in all processes."""
+    if len(set(found := together.gather(rows))) > 1:
+        raise ValueError(
+            f"expected the same rows in all processes, of which each goes over its part, got "
+            f"{found} rows; give all of them to every process, or a stream (a file, a DataLoader)"
+        )
 
 
 def _record(
@@ -270,47 +352,169 @@ def _record(
     )
 
 
+class _Best(NamedTuple):
+    """How the best run went, and what to warn of."""
+
+    result: EMResult
+    warnings: list[str]
+
+
+def _outcome(run: EMRun, runs: Sequence[EMRun]) -> _Best:
+    history = torch.tensor(run.history, dtype=torch.float64)
+    result = EMResult(history, run.converged, run.gain)
+    return _Best(result, list(dict.fromkeys(each.fell for each in runs if each.fell)))
+
+
+def _from_here(
+    gen: Any, data: Rows | StreamedRows, max_iter: int, tol: float, progress: Progress
+) -> _Best:
+    """One run from the present parameters, those of the first process."""
+    data.together.same_state(gen)
+    run = EMRun(gen, max_iter, tol)
+    advance([run], data, progress.advance)
+    if run.collapse is not None:
+        raise run.collapse
+    return _outcome(run, [run])
+
+
 def _best_of(
     gen: Any,
-    data: Rows,
-    max_iter: int,
-    tol: float,
-    n_init: int,
+    data: Rows | StreamedRows,
+    how: tuple[int, float, int],
     seed: int | None,
     progress: Progress,
-) -> EMResult:
+    n_jobs: Jobs,
+) -> _Best:
     """Runs from several starts, of which the best is kept.
+
+    Of rows in memory one run after the other, or in processes; over a stream in step, so that one
+    pass serves all of them.
+    """
+    generator = None if seed is None else torch.Generator().manual_seed(int(seed))
+    of_all: Callable[..., list[EMRun]] = _one_by_one if isinstance(data, Rows) else _side_by_side
+    if isinstance(data, Rows) and data.together.world == 1 and is_asked(n_jobs):
+        of_all = partial(_in_processes, n_jobs)
+    runs = of_all(gen, data, how, generator, progress)
+    alive = [run for run in runs if run.collapse is None]
+    if not alive:
+        collapse = runs[-1].collapse
+        assert collapse is not None
+        raise collapse
+    return _outcome(_best_run(alive), runs)
+
+
+def _best_run(runs: Sequence[EMRun]) -> EMRun:
+    """The run that ended best; the first of those that rounding alone tells apart."""
+    best = runs[0]
+    for run in runs[1:]:
+        if run.history[-1] - best.history[-1] > _TIE * max(1.0, abs(best.history[-1])):
+            best = run
+    return best
+
+
+def _one_by_one(
+    gen: Any,
+    data: Rows | StreamedRows,
+    how: tuple[int, float, int],
+    generator: torch.Generator | None,
+    progress: Progress,
+) -> list[EMRun]:
+    """Runs one after the other; the model is left with the best.
 
     Ctrl-C ends the search with the best so far; anything else that ends it leaves the best as well.
     """
-    generator = None if seed is None else torch.Generator().manual_seed(int(seed))
-    best = None
+    max_iter, tol, n_init = how
+    first_state = copy.deepcopy(gen.state_dict())
     best_state: dict[str, Any] = {}
-    collapse: torch.linalg.LinAlgError | None = None
+    runs: list[EMRun] = []
+    best: list[EMRun] = []
     with _left_with(best_state, gen):
         for start in range(n_init):
             progress.skip(start * max_iter)
+            run = EMRun(gen, max_iter, tol)
+            gen.load_state_dict(first_state)  # a start may look at the parameters before it
             try:
-                _start(gen, data, generator)
-                result = _run(gen, data, max_iter, tol, progress)
-            except torch.linalg.LinAlgError as error:
-                collapse = error
-                continue
+                _start(run, data, generator)
+                if run.collapse is None:
+                    advance([run], data, progress.advance)
             except KeyboardInterrupt:
-                if best is None:
+                if not best_state:
                     raise
                 warnings.warn(
                     f"interrupted in start {start + 1} of {n_init}; the best before it is kept",
-                    stacklevel=5,
+                    stacklevel=6,
                 )
                 break
-            if best is None or result.log_likelihood[-1] > best.log_likelihood[-1]:
-                best = result
+            runs.append(run)
+            if run.collapse is None and _best_run([*best, run]) is run:
+                best = [run]
                 best_state |= copy.deepcopy(gen.state_dict())
-    if best is None:
-        assert collapse is not None
-        raise collapse
-    return best
+    return runs
+
+
+def _in_processes(
+    n_jobs: Jobs,
+    gen: Any,
+    data: Rows,
+    how: tuple[int, float, int],
+    generator: torch.Generator | None,
+    progress: Progress,
+) -> list[EMRun]:
+    """Runs of copies of the model from starts that are made here; the model is left with the best."""
+    max_iter, tol, n_init = how
+    runs = [EMRun(copy.deepcopy(gen), max_iter, tol) for _ in range(n_init)]
+    for run in runs:
+        _start(run, data, generator)
+    places = [place for place, run in enumerate(runs) if run.collapse is None]
+    tasks = [(runs[place],) for place in places]
+    none: list[int | None] = [None] * len(tasks)  # there is nothing to draw
+    told = progress.advance
+    try:
+        walked = partial(_walked, data)
+        found = run_tasks(walked, tasks, none, n_jobs=n_jobs, name="start", advance=told)
+        for place, run in zip(places, found, strict=True):
+            runs[place] = run
+    except TasksInterrupted as stop:
+        runs = list(stop.done.values())
+        if not any(run.collapse is None for run in runs):
+            raise
+        warnings.warn(
+            f"interrupted when {len(runs)} of {n_init} starts were done; the best of these is kept",
+            stacklevel=6,
+        )
+    if alive := [run for run in runs if run.collapse is None]:
+        gen.load_state_dict(_best_run(alive).gen.state_dict())
+    return runs
+
+
+@torch.no_grad()
+def _walked(data: Rows, told: Callable[[float], Any], run: EMRun) -> EMRun:
+    """A run from its start to its end, in whichever process."""
+    advance([run], data, told)
+    run.statistics = {}  # nobody looks at them any more
+    return run
+
+
+def _side_by_side(
+    gen: Any,
+    data: Rows | StreamedRows,
+    how: tuple[int, float, int],
+    generator: torch.Generator | None,
+    progress: Progress,
+) -> list[EMRun]:
+    """Runs of copies of the model, in step with each other; the model is left with the best."""
+    max_iter, tol, n_init = how
+    runs = [EMRun(copy.deepcopy(gen), max_iter, tol) for _ in range(n_init)]
+    for run in runs:
+        _start(run, data, generator)
+    try:
+        if started := [run for run in runs if run.collapse is None]:
+            advance(started, data, progress.advance)
+    finally:
+        found = [run for run in runs if run.history and run.collapse is None]
+        if found:
+            gen.load_state_dict(_best_run(found).gen.state_dict())
+    return runs
 
 
 @contextmanager
@@ -323,38 +527,20 @@ def _left_with(state: dict[str, Any], gen: nn.Module) -> Iterator[None]:
             gen.load_state_dict(state)
 
 
-def _start(gen: Any, data: Rows, generator: torch.Generator | None) -> None:
-    with _frozen_kept(gen):
-        gen.initialize(data.x, generator, **data.given)
-
-
-def _run(gen: Any, data: Rows, max_iter: int, tol: float, progress: Progress) -> EMResult:
-    """E- and M-steps from the present parameters.
-
-    It ends on an E-step, so the last value is that of the result.
-    """
-    value, statistics = _expect(gen, data)
-    history = [value]
-    gain = math.nan
-    converged = False
-    warned = False
-    while len(history) <= max_iter and not converged:
-        before = _penalty(gen, statistics, data)
-        with _frozen_kept(gen):
-            gen.maximize(statistics)
-        change = _penalty(gen, statistics, data) - before
-        value, statistics = _expect(gen, data)
-        history.append(value)
-        progress.advance(1, lambda: f"log-likelihood {history[-1]:.4g} nats a row")
-        offer()
-        gain = history[-1] - history[-2] - change
-        converged = abs(gain) < tol
-        warned = warned or _warn_if_lower(gain, history, tol, data.x.dtype)
-    return EMResult(torch.tensor(history, dtype=torch.float64), converged, gain)
+def _start(run: EMRun, data: Rows | StreamedRows, generator: torch.Generator | None) -> None:
+    """A start made by the first process, in all of them; a collapse is kept."""
+    try:
+        with data.together.agreed():
+            if data.together.first:
+                with frozen_kept(run.gen):
+                    data.begin(run.gen, generator)
+    except torch.linalg.LinAlgError as error:
+        run.collapse = error
+    data.together.same_state(run.gen)
 
 
 @contextmanager
-def _explained_collapse(data: Rows) -> Iterator[None]:
+def _explained_collapse(data: Rows | StreamedRows) -> Iterator[None]:
     """Errors of torch's factorizations say in which units the data should be."""
     try:
         yield
@@ -362,88 +548,10 @@ def _explained_collapse(data: Rows) -> Iterator[None]:
         if str(error).startswith("expected"):
             raise
         raise torch.linalg.LinAlgError(
-            f"expected covariances that {data.x.dtype} can factorize, got some whose entries are "
+            f"expected covariances that {data.dtype} can factorize, got some whose entries are "
             "too large or too close to singular; subtract the mean of the data and divide by their "
             "standard deviation, or take float64: gen.double()"
         ) from error
-
-
-@contextmanager
-def _frozen_kept(gen: nn.Module) -> Iterator[None]:
-    """Parameters that do not train leave the block with the values that they had.
-
-    Whatever a family does.
-    """
-    kept = [
-        (parameter, parameter.clone())
-        for parameter in gen.parameters()
-        if not parameter.requires_grad
-    ]
-    try:
-        yield
-    finally:
-        for parameter, value in kept:
-            parameter.copy_(value)
-
-
-def _penalty(gen: Any, statistics: dict[str, Tensor], data: Rows) -> float:
-    """What the M-step subtracts from the mean log-likelihood of a row.
-
-    Under the present parameters.
-    """
-    penalty = getattr(gen, "penalty", None)
-    return 0.0 if penalty is None else float(penalty(statistics)) / data.total
-
-
-def _expect(gen: Any, data: Rows) -> tuple[float, dict[str, Tensor]]:
-    """The E-step over all rows, block by block, summed in float64.
-
-    Mean log-likelihood and total statistics.
-    """
-    total: Any = 0.0
-    statistics: dict[str, Tensor] = {}
-    for rows, known in data.blocks(next(gen.parameters()).device):
-        value, parts = gen.expect(rows, **known)
-        total = total + value.double()
-        for name, part in parts.items():
-            statistics[name] = (
-                statistics[name].add_(part)
-                if name in statistics
-                else part.to(torch.float64, copy=True)
-            )
-    mean = (total / data.total).item()
-    if mean == -math.inf:
-        raise torch.linalg.LinAlgError(
-            "expected rows of positive probability, got impossible ones under the parameters that "
-            "EM started from; "
-            "allow what they observe (no zeros in tables or transitions), or remove these rows"
-        )
-    if not math.isfinite(mean):
-        raise torch.linalg.LinAlgError(
-            f"expected a finite log-likelihood, got {mean}: a component collapsed, or values are "
-            "too large for "
-            f"{data.x.dtype}; use several starts (n_init), regularization, standardized data or "
-            "float64"
-        )
-    return mean, statistics
-
-
-def _warn_if_lower(gain: float, history: list[float], tol: float, dtype: torch.dtype) -> bool:
-    if gain >= -tol - _ROUNDING * max(1.0, abs(history[-1])):
-        return False
-    rounding = (
-        ""
-        if dtype == torch.float64
-        else f"most often the rounding of {dtype}: try float64; or else "
-    )
-    warnings.warn(
-        f"the mean log-likelihood fell by {-gain:.3g} nats at step {len(history) - 1}: "
-        f"{rounding}this M-step does not "
-        "maximize what the E-step measures, the family's maximize and expect disagree",
-        RuntimeWarning,
-        stacklevel=6,
-    )
-    return True
 
 
 def _check(gen: nn.Module) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,8 +15,16 @@ from torch import Tensor
 
 from probgen.compile.scheduling import Call, Choice, Repeat
 from probgen.core import checks
+from probgen.core.by_blocks import (
+    AT_ONCE,
+    BlockResult,
+    by_blocks,
+    drawn_seed,
+    seed_of,
+)
 from probgen.core.conversion import has_named_columns, tensor_from
 from probgen.core.entry import as_rows
+from probgen.core.in_memory import is_stream
 from probgen.core.keywords import explained
 from probgen.core.kinds import density_kind, kind_of, visits_one, without_own_draw, worst
 from probgen.core.modes import infers
@@ -23,7 +32,7 @@ from probgen.core.program import Program
 from probgen.core.progress import Progress, Reported, check_progress, counting
 from probgen.core.reading import Reading, read
 from probgen.core.runtime import isolated, validation
-from probgen.core.seeds import Seed, takes_seed
+from probgen.core.seeds import Seed, seeded, takes_seed
 from probgen.core.sites import (
     completed_sites,
     in_plate,
@@ -31,16 +40,22 @@ from probgen.core.sites import (
     latent_sites,
     sample_sites,
 )
+from probgen.core.streams import share
 from probgen.core.supports import check_support
+from probgen.core.together import Together
 from probgen.distributions.any_order import ObservedFirst
 from probgen.distributions.conditional import conditional, observed
 from probgen.distributions.gibbs import completions
 from probgen.infer.posterior import posterior_of
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from probgen.core.module import GenerativeModel
 
 LOW = 0.05  # acceptance, below which a chain hardly moves
+KINDS = ("exact", "asymptotic", "heuristic")
+Completed = tuple[Tensor, str, Tensor]  # draws, their kind, acceptance of every row
 MANY = 0.1  # share of rows with such chains, from which on a warning says so
 
 
@@ -169,7 +184,9 @@ def impute(
     compile: Choice = "auto",
     seed: Seed = None,
     progress: Reported = None,
-) -> Imputation:
+    max_rows: int = AT_ONCE,
+    fabric: Fabric | None = None,
+) -> Imputation | Iterator[BlockResult]:
     r"""Draws missing entries (NaN) given the observed ones, row by row.
 
     :math:`x_m \sim p(x_m \mid x_o, c)`.
@@ -197,7 +214,8 @@ def impute(
         :func:`conditional`.
     x : Tensor
         ``(B, *event)``, NaN = missing; where a model of sequences says that NaN at the end is
-        padding, that stays.
+        padding, that stays. Or a stream of rows (a file, a DataLoader that does not shuffle, batches),
+        which is read once and completed block by block.
     context : Tensor, optional
         ``(B, *context_event)``.
     draws : int
@@ -215,6 +233,19 @@ def impute(
     progress : bool, float or None
         Rate and time left: in one line that is renewed where there is a terminal; elsewhere nothing,
         with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
+    max_rows : int
+        Rows of a stream that are read at once.
+    fabric : lightning_fabric.Fabric, optional
+        A launched Fabric: each of its processes completes a part of the rows in memory, and all of
+        them get all rows, in their order; of a stream each gets the blocks of its part. Draws,
+        globals included, are those of a process or of a block: other ones for other numbers of
+        processes.
+
+    Returns
+    -------
+    Imputation or iterator of BlockResult
+        Of a stream the completed rows of one block after the other, see :func:`probgen.by_blocks`;
+        memory is that of one block.
 
     Warns
     -----
@@ -227,7 +258,8 @@ def impute(
         If the distribution of x given the latents has no closed-form conditional, a site has no
         density, or a local latent is enumerated beside others and the guide leaves it out.
     ValueError
-        If the guide does not draw a local latent, or has a site whose density is not exact.
+        If the guide does not draw a local latent, or has a site whose density is not exact; if a
+        context is given beside a stream, or the fabric was not launched.
 
     References
     ----------
@@ -243,29 +275,66 @@ def impute(
     ('exact', torch.Size([1000, 1, 2]), tensor([[2.0000, 1.8000]]))
     """
     checks.generative(gen=gen)
-    checks.at_least(1, draws=draws, num_steps=num_steps)
+    checks.at_least(1, draws=draws, num_steps=num_steps, max_rows=max_rows)
     checks.one_of(("auto", True, False), compile=compile)
     check_progress(progress)
-    _check_completed(gen, context)
-    given = _original(gen, x)
-    of_frame = getattr(gen, "gives_frames", False) and has_named_columns(x)
-    incomplete = Incomplete(gen, x) if of_frame else None
-    x, context = (*as_rows(gen, x, context, missing=True), None)[:2]
-    missing = _missing(gen, (x, context))
+    together = Together(fabric)
+    how: dict[str, Any] = {"draws": draws, "num_steps": num_steps, "compile": compile}
+    if is_stream(x, gen):
+        _check_no_context(context)
+        cut: dict[str, Any] = {"max_rows": max_rows, "seed": drawn_seed(), "fabric": fabric}
+        return by_blocks(impute, gen, x, progress=False, **cut, **how)
+    with together.agreed():
+        _check_completed(gen, context)
+        given = _original(gen, x)
+        of_frame = getattr(gen, "gives_frames", False) and has_named_columns(x)
+        incomplete = Incomplete(gen, x) if of_frame else None
+        x, context = (*as_rows(gen, x, context, missing=True), None)[:2]
+        missing = _missing(gen, (x, context))
     rows = missing.reshape(len(x), -1).any(-1)
     completed = x.repeat(draws, *[1] * x.ndim)
     acceptance = torch.ones(len(x), device=x.device)
     kind = "exact"
     if rows.any():
         batch = x[rows], None if context is None else context[rows]
-        with Progress("impute", asked=progress) as shown:
-            completed[:, rows], kind, acceptance[rows] = _impute(
-                gen, batch, draws, num_steps, compile, shown
+        asked = progress if together.first else False
+        with Progress("impute", asked=asked) as shown:
+            completed[:, rows], kind, acceptance[rows] = _shared_out(
+                partial(_impute, gen, progress=shown, **how), batch, together
             )
-            _warn_of_rejections(acceptance[rows], num_steps)
+        _warn_of_rejections(acceptance[rows], num_steps)
     if given is not None and given.shape == x.shape:
         completed = torch.where(missing, completed.to(given.dtype), given.to(x.device))
     return Imputation(completed, missing, kind, acceptance, incomplete)
+
+
+def _shared_out(complete: Callable[..., Completed], batch: tuple, together: Together) -> Completed:
+    """Completed rows, each process completing its part of them, in all of them."""
+    if together.world == 1:
+        return complete(batch=batch)
+    seed = seed_of(together.share(drawn_seed()), together.rank)
+    rows = slice(*share(len(batch[0]), *together.part))
+    own: Completed | None = None
+    with together.agreed():
+        if rows.stop > rows.start:
+            with seeded(seed):
+                part = tuple(None if each is None else each[rows] for each in batch)
+                done, kind, acceptance = complete(batch=part)
+                own = done.cpu(), kind, acceptance.cpu()
+    parts = [part for part in together.gather(own) if part is not None]
+    device = batch[0].device
+    completed = torch.cat([done for done, _, _ in parts], 1).to(device)
+    kinds = [kind for _, kind, _ in parts]
+    acceptance = torch.cat([each for _, _, each in parts]).to(device)
+    return completed, max(kinds, key=KINDS.index), acceptance
+
+
+def _check_no_context(context: Any) -> None:
+    if context is not None:
+        raise ValueError(
+            "expected the contexts of a stream in the stream itself, got context beside it; give "
+            "batches (x, context)"
+        )
 
 
 def _warn_of_rejections(acceptance: Tensor, num_steps: int) -> None:
@@ -313,7 +382,7 @@ def _impute(
     num_steps: int,
     compile: Choice,
     progress: Progress,
-) -> tuple[Tensor, str, Tensor]:
+) -> Completed:
     """Draws of one model, or of one model for every draw of the globals."""
     probe = _trace(gen.model, batch)
     if _is_partly_observed(probe):

@@ -27,10 +27,12 @@ from probgen.infer.nuts import (
     ChainSampler,
     ChainSteps,
     PyroNUTS,
+    Walk,
 )
 from probgen.infer.nuts_nutpie import Nutpie
 from probgen.infer.simulate import Draws
 from probgen.infer.starts import Init, Scaled, starts
+from probgen.parallel import Jobs, TasksInterrupted, check_jobs, cores_of, run_tasks
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def mcmc(
     dtype: torch.dtype | None = None,
     sampler: ChainSampler | None = None,
     save_warmup: bool = False,
+    n_jobs: Jobs = None,
     progress: Reported = None,
 ) -> Chains:
     r"""Draws from the exact posterior of every continuous latent site, by the No-U-Turn sampler.
@@ -95,8 +98,8 @@ def mcmc(
 
     with the enumerated sites k summed out; parameters of the modules stay as they are. The log
     density and its gradient are compiled into one graph of the full data, which takes seconds, and
-    nutpie runs the chains on it, one after the other. Where that is not possible a warning says why
-    and Pyro's sampler does it.
+    nutpie runs the chains on it, one after the other or, with ``n_jobs``, side by side. Where that is
+    not possible a warning says why and Pyro's sampler does it.
 
     Parameters
     ----------
@@ -125,6 +128,11 @@ def mcmc(
         :class:`Nutpie` or :class:`PyroNUTS`; one that is given does not give way to another.
     save_warmup : bool
         Whether to keep the steps that adapt.
+    n_jobs : int, optional
+        Chains that run side by side, each in a process with one core, by joblib; -1: as many as there
+        are cores. The draws are the same, bit for bit, for every number. The first call starts the
+        processes, which takes some seconds; they stay for the next ones. Default: one after the other
+        on all cores that torch has, or what ``joblib.parallel_config`` says (Dask, Ray).
     progress : bool, float or None
         Rate and time left: in one line that is renewed where there is a terminal; elsewhere nothing,
         with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
@@ -141,6 +149,8 @@ def mcmc(
         If nothing is observed, a plate is subsampled, a discrete site is not enumerated, a site's
         density is only estimated, there is no continuous latent site, or no finite density where a
         chain starts.
+    TypeError
+        If the program cannot be sent to other processes.
 
     References
     ----------
@@ -164,6 +174,7 @@ def mcmc(
     checks.within("(0, 1)", target_accept=target_accept)
     checks.instance(torch.dtype, **checks.given(dtype=dtype))
     checks.flag(save_warmup=save_warmup)
+    check_jobs(n_jobs)
     check_progress(progress)
     with own_random_state(seed):
         if seed is None:
@@ -174,12 +185,13 @@ def mcmc(
         log_density = LogDensity(gen, *batch, dtype=dtype)
         scaled, u = starts(log_density, batch, init, chains)
         density: Any = scaled
-        chain = ready(sampler, density, scaled.loc)
-        with Progress("mcmc", chains * (tune + draws), asked=progress) as shown:
-            told = partial(_place, shown, tune, tune + draws)
-            advance = partial(shown.advance, 1, told)
-            plan = ChainPlan(tune, draws, target_accept, max_tree_depth, advance)
-            walks = _walks(chain, scaled.v(u), seeds, plan)
+        plan = ChainPlan(tune, draws, target_accept, max_tree_depth)
+        with cores_of(n_jobs, chains) as count:
+            walk = Walk(ready(sampler, density, scaled.loc))
+            with Progress("mcmc", chains * (tune + draws), asked=progress) as shown:
+                told = partial(_place, shown, tune, tune + draws) if count == 1 else None
+                advance = partial(shown.advance, said=told)
+                walks = _walks(walk, scaled.v(u), seeds, plan, n_jobs, advance)
         warmup = _chains(scaled, walks, slice(0, tune)) if save_warmup else None
         return _chains(scaled, walks, slice(tune, None), warmup)
 
@@ -214,35 +226,48 @@ def ready(
     return PyroNUTS()(log_density, example)
 
 
-def _walks(chain: Chain, starts: Tensor, seeds: list[int], plan: ChainPlan) -> list[ChainSteps]:
-    """One chain after the other; Ctrl-C ends them with those that are done.
-
-    In the first one, with the draws that it has.
-    """
-    walks: list[ChainSteps] = []
+def _walks(
+    walk: Walk,
+    starts: Tensor,
+    seeds: list[int],
+    plan: ChainPlan,
+    n_jobs: Jobs,
+    advance: Callable[..., Any],
+) -> list[ChainSteps]:
+    """All chains; Ctrl-C ends them with those that are done, or with the draws that they have."""
+    tasks = [(start.clone(), seed, plan) for start, seed in zip(starts, seeds, strict=True)]
+    without: list[int | None] = [None] * len(seeds)  # the sampler seeds each chain itself
     try:
-        for start, stream in zip(starts, seeds, strict=True):
-            walks.append(chain(start, stream, plan))
-    except KeyboardInterrupt as stop:
-        if not walks:
-            return [_begun(stop, plan)]
-        warnings.warn(
-            f"interrupted in chain {len(walks) + 1} of {len(seeds)}; those before are kept",
-            stacklevel=4,
-        )
-    return walks
+        return run_tasks(walk, tasks, without, n_jobs=n_jobs, name="chain", advance=advance)
+    except TasksInterrupted as stop:
+        if not stop.done:
+            return _begun(stop, plan)
+        warnings.warn(f"{_interrupted(stop, len(seeds))} are kept", stacklevel=4)
+        return list(stop.done.values())
 
 
-def _begun(stop: KeyboardInterrupt, plan: ChainPlan) -> ChainSteps:
-    """What an interrupted chain has drawn; raises again where it was still adapting."""
-    if not isinstance(stop, ChainInterrupt) or len(stop.steps.points) <= plan.tune:
-        raise stop
+def _interrupted(stop: TasksInterrupted, chains: int) -> str:
+    if list(stop.done) == list(range(len(stop.done))) and len(stop.begun) < 2:
+        return f"interrupted in chain {len(stop.done) + 1} of {chains}; those before"
+    return f"interrupted when {len(stop.done)} of {chains} chains were done; these"
+
+
+def _begun(stop: TasksInterrupted, plan: ChainPlan) -> list[ChainSteps]:
+    """What interrupted chains have drawn, as many of each.
+
+    Raises again where they were still adapting.
+    """
+    walks = [each.steps for each in stop.begun.values() if isinstance(each, ChainInterrupt)]
+    walks = [walk for walk in walks if len(walk.points) > plan.tune]
+    if not walks:
+        raise next(iter(stop.begun.values()), stop)
+    least = min(len(walk.points) for walk in walks)
+    which = "the first chain" if len(walks) == 1 else f"{len(walks)} chains each"
     warnings.warn(
-        f"interrupted after {len(stop.steps.points) - plan.tune} of {plan.draws} draws of the first "
-        "chain; those are kept",
+        f"interrupted after {least - plan.tune} of {plan.draws} draws of {which}; those are kept",
         stacklevel=5,
     )
-    return stop.steps
+    return [walk.first(least) for walk in walks]
 
 
 def _chains(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from pyro.infer import NUTS
 from torch import Tensor
 
 from probgen.core.runtime import isolated, validation
-from probgen.core.turns import offer, own_random_state
+from probgen.core.turns import offer, own_random_state, turn
 
 
 class ChainPlan(NamedTuple):
@@ -53,12 +54,18 @@ class ChainSteps(NamedTuple):
     points: Tensor
     stats: dict[str, Tensor]
 
+    def first(self, count: int) -> ChainSteps:
+        """So many steps from the first one on."""
+        return ChainSteps(
+            self.points[:count], {name: values[:count] for name, values in self.stats.items()}
+        )
+
 
 class ChainInterrupt(KeyboardInterrupt):
     """Ctrl-C in a chain, with the steps that it has made."""
 
     def __init__(self, steps: ChainSteps):
-        super().__init__()
+        super().__init__(steps)  # so that another process can send it
         self.steps = steps
 
 
@@ -74,12 +81,32 @@ class ChainSampler(Protocol):
     def __call__(self, log_density: Callable[[Tensor], Tensor], example: Tensor) -> Chain: ...
 
 
+class Walk:
+    """Chains of a sampler as tasks, for this process and for others.
+
+    Parameters
+    ----------
+    chain : callable
+        What a :class:`ChainSampler` gives.
+    """
+
+    def __init__(self, chain: Chain):
+        self.chain = chain
+
+    def __call__(
+        self, advance: Callable[..., Any], start: Tensor, seed: int, plan: ChainPlan
+    ) -> ChainSteps:
+        """One chain; ``advance`` is called after every step."""
+        with turn(fixed=False):
+            return self.chain(start, seed, plan._replace(advance=partial(advance, 1)))
+
+
 @dataclass(frozen=True)
 class PyroNUTS:
     """Pyro's own sampler on the log density as it is: slower, but it takes any program."""
 
     def __call__(self, log_density: Callable[[Tensor], Tensor], example: Tensor) -> Chain:
-        return lambda start, seed, plan: _by_pyro(log_density, start, seed, plan)
+        return partial(_by_pyro, log_density)
 
 
 def _by_pyro(

@@ -7,7 +7,6 @@ import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,13 @@ from torch import Tensor
 
 from probgen.compile.broadcast_hoisting import hoist_broadcasts
 from probgen.compile.mask_indices import index_masks
-from probgen.compile.tracing import Compiled, NotCompilable, record_operations
+from probgen.compile.tracing import Compiled, NotCompilable, Portable, record_operations
 from probgen.core import checks
 from probgen.core.turns import lent
 from probgen.infer.log_density import value_and_grad
 from probgen.infer.nuts import Chain, ChainInterrupt, ChainPlan, ChainSteps
 from probgen.libraries import load
+from probgen.parallel import are_sent
 
 ValueAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
 STATS = {
@@ -72,7 +72,24 @@ class Nutpie:
             raise NotCompilable(f"nutpie works in main memory, the model is on {example.device}")
         both = value_and_grad(log_density)
         recording = hoist_broadcasts(index_masks(record_operations(both, example)), example)
-        return partial(one_chain, self, Compiled(recording).build(example, library=False))
+        # processes that it is sent to need a library
+        return NutpieChain(self, Compiled(recording).build(example, library=are_sent()), example)
+
+
+class NutpieChain:
+    """Chains on machine code, which other processes get without what it was made of."""
+
+    def __init__(self, sampler: Nutpie, fast: Compiled | Portable, example: Tensor):
+        self.sampler = sampler
+        self.fast = fast
+        self.example = example
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fast = self.fast.portable(self.example) if isinstance(self.fast, Compiled) else self.fast
+        return NutpieChain, (self.sampler, fast, self.example)
+
+    def __call__(self, start: Tensor, seed: int, plan: ChainPlan) -> ChainSteps:
+        return one_chain(self.sampler, self.fast, start, seed, plan)
 
 
 def one_chain(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from probgen.compile.scheduling import Choice
 from probgen.core import checks
+from probgen.core.by_blocks import AT_ONCE, BlockResult, by_blocks, drawn_seed
 from probgen.core.entry import as_rows
 from probgen.core.enumerating import enumerating
+from probgen.core.in_memory import is_stream
 from probgen.core.keywords import explained
 from probgen.core.kinds import without_guide
 from probgen.core.modes import infers
@@ -53,7 +55,7 @@ def posterior(
     memory: float | None = None,
     compile: Choice = "auto",
     seed: Seed = None,
-) -> Draws:
+) -> Draws | Iterator[BlockResult]:
     r"""Draws of every latent site of the guide, and of the model's deterministic sites.
 
     In their natural space.
@@ -65,7 +67,8 @@ def posterior(
     gen : GenerativeModel
         A family or a Program; it runs in eval mode, and is left in the mode that it is in.
     *batch : Tensor
-        What the programs take: ``x``, or ``x, context``, or a Program's own arguments.
+        What the programs take: ``x``, or ``x, context``, or a Program's own arguments. Or one stream
+        of rows (a file, a DataLoader that does not shuffle, batches), read once, block by block.
     draws : int
         Number of draws; they come from vectorized runs where ``gen.vectorized``, else from one run
         each.
@@ -73,7 +76,8 @@ def posterior(
         Whether to draw also the enumerated sites that the guide leaves out, from their exact
         conditional given x and the other sites.
     max_rows : int, optional
-        Bound on (draws x rows) run at once, in place of the one that ``memory`` sets.
+        Bound on (draws x rows) run at once, in place of the one that ``memory`` sets. Of a stream:
+        rows that are read at once.
     memory : float, optional
         Bytes that the tensors of one run may take, judged by a run of one draw; default: 128 MiB,
         or 1 GiB on an accelerator.
@@ -88,7 +92,8 @@ def posterior(
     Returns
     -------
     dict of str to Tensor
-        ``(draws, *plate dims, *event)`` for each site.
+        ``(draws, *plate dims, *event)`` for each site. Of a stream: an iterator of such draws for
+        one block after the other (:func:`probgen.by_blocks`), globals drawn anew in each.
 
     Warns
     -----
@@ -113,6 +118,10 @@ def posterior(
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.positive(**checks.given(memory=memory))
     checks.one_of(("auto", True, False), compile=compile)
+    if len(batch) == 1 and is_stream(batch[0], gen):
+        how: dict[str, Any] = {"draws": draws, "discrete": discrete}
+        how |= {"memory": memory, "compile": compile, "seed": drawn_seed()}
+        return by_blocks(posterior, gen, batch[0], max_rows=max_rows or AT_ONCE, **how)
     batch = as_rows(gen, *batch, optional=True)
     found = posterior_of(gen, batch, draws, discrete, (max_rows, memory, compile))
     if not found and (why := _why_empty(gen, batch)):
@@ -235,7 +244,7 @@ def predictive(
     memory: float | None = None,
     compile: Choice = "auto",
     seed: Seed = None,
-) -> Draws:
+) -> Draws | Iterator[BlockResult]:
     r"""Draws from the posterior predictive distribution of the observed sites.
 
     .. math:: \tilde x^{(s)} \sim p(\tilde x \mid z^{(s)}, \theta^{(s)}),
@@ -251,7 +260,7 @@ def predictive(
     gen : GenerativeModel
         A family or a Program.
     *batch : Tensor
-        What the programs take.
+        What the programs take; or one stream of rows, as in :func:`posterior`.
     draws : int
         Number of draws, when ``given`` is not there to tell it.
     given : mapping of str to Tensor, Chains, pyro.infer.MCMC or Importance, optional
@@ -267,7 +276,8 @@ def predictive(
     Returns
     -------
     dict of str to Tensor
-        ``(draws, *plate dims, *event)`` for each site.
+        ``(draws, *plate dims, *event)`` for each site. Of a stream: an iterator of such draws for
+        one block after the other; with ``given=`` draws of globals all blocks share these.
 
     Raises
     ------
@@ -282,6 +292,11 @@ def predictive(
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.positive(**checks.given(memory=memory))
     checks.one_of(("auto", True, False), compile=compile)
+    if len(batch) == 1 and is_stream(batch[0], gen):
+        asked: dict[str, Any] = {"draws": draws, "given": given, "new_rows": new_rows}
+        asked |= {"sites": sites if sites is None else list(sites), "seed": drawn_seed()}
+        asked |= {"memory": memory, "compile": compile}
+        return by_blocks(predictive, gen, batch[0], max_rows=max_rows or AT_ONCE, **asked)
     batch = as_rows(gen, *batch, optional=True)
     probe = model_trace(gen, batch)
     how: dict[str, Any] = {"max_rows": max_rows, "memory": memory, "compile": compile}

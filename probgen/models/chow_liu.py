@@ -117,9 +117,18 @@ class ChowLiu(DistributionModule):
         self, x: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None
     ) -> None:
         """The best tree of rows ``(N, D)``, NaN = missing, and its tables; nothing is random."""
+        self.start(self.start_statistics(x, weights))
+
+    def start_statistics(self, x: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """Counts of the values of every pair of variables, which add over blocks of rows."""
+        counts = pair_counts(x, self.levels, None if weights is None else weights[:, None])
+        return {"pairs": counts if weights is None else counts[0]}
+
+    @torch.no_grad()
+    def start(self, statistics: dict[str, Tensor]) -> None:
+        """The best tree given the counts of pairs in all rows, and its tables."""
         if not self.logits.requires_grad:
             return  # tables of another tree would mean nothing
-        counts = pair_counts(x, self.levels, None if weights is None else weights[:, None])
-        counts = counts if weights is None else counts[0]
+        counts = statistics["pairs"]
         self.parents.copy_(spanning_tree(mutual_information(counts)))
         self.maximize({"counts": family_counts(counts, self.parents)})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probgen.core import checks
-from probgen.core.contexts import distribution_given, size_of
+from probgen.core.contexts import distribution_given, zero_context
 from probgen.core.missing import fill_missing
 from probgen.core.modes import infers
 from probgen.core.module import DistributionModule, LatentVariableModel, data_plate
@@ -155,8 +155,7 @@ class VQVAE(LatentVariableModel):
 
 def _given_nothing(prior: DistributionModule) -> Any:
     """The distribution of a prior as it is now; ``None`` where it cannot tell without a context."""
-    size = size_of(prior) or 0
-    context = torch.zeros(1, size) if size and prior.context_ndim == 1 else None
+    context = zero_context(prior) if prior.context_ndim == 1 else None
     try:
         with torch.no_grad(), same_random_state():
             return prior(context)

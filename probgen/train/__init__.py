@@ -10,6 +10,7 @@ from probgen.train.loggers import Logger
 from probgen.train.pairs import Pairs
 from probgen.train.run import NonFiniteLoss, Run
 from probgen.train.saved import load, save
+from probgen.train.sharding import fully_sharded
 from probgen.train.snapshots import snapshots
 from probgen.train.stages import Stage
 from probgen.train.unpaired import Unpaired
@@ -29,6 +30,7 @@ __all__ = [
     "Unpaired",
     "adam",
     "fit",
+    "fully_sharded",
     "load",
     "save",
     "snapshots",

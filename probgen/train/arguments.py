@@ -115,6 +115,7 @@ CHECKS: Mapping[tuple[str, ...], Callable[..., None]] = {
         "steps",
         "epochs",
         "batch_size",
+        "accumulate",
         "validate_every",
         "patience",
         "checkpoint_every",

@@ -28,6 +28,7 @@ DESCRIBED = 3  # rows whose entries are looked at
 ENTRIES = 5  # entries of a row that are named
 PARAMETERS = 3  # that are named
 COMPARED = 4096  # rows that tell what is usual
+NOTHING = "no row alone is to blame: look at the objective, or at a too large step"
 FAR = 10.0  # widths of the middle half of a column: an entry beyond is told where nothing else is
 
 
@@ -65,7 +66,7 @@ class Autopsy:
             lines += self._described(row)
         lines += _gradients(self.run.module)
         return "\n  ".join(
-            lines or ["no row alone is to blame: look at the objective, or at a too large step"]
+            lines or [NOTHING]
         )
 
     def _numbers(self) -> Tensor | None:

@@ -25,7 +25,7 @@ from torch.nn.parameter import is_lazy
 from probgen.train.files import Held, content_of, held, replace
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+    from probgen.train.agreement import Agreement
 
 FORMAT = "probgen-2"
 FIRST = "probgen-1"  # its checksum is of the tensors alone; still read
@@ -60,7 +60,7 @@ def write(path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[st
 
 
 @contextlib.contextmanager
-def written_alone(path: str | os.PathLike | None, fabric: Fabric) -> Iterator[None]:
+def written_alone(path: str | os.PathLike | None, agreement: Agreement) -> Iterator[None]:
     """One run at a time writes a file; of several processes that train together the first one.
 
     Raises
@@ -70,12 +70,12 @@ def written_alone(path: str | os.PathLike | None, fabric: Fabric) -> Iterator[No
     """
     refusal = ""
     with contextlib.ExitStack() as stack:
-        if path is not None and fabric.is_global_zero:
+        if path is not None and agreement.first:
             try:
                 stack.enter_context(held(Path(path)))
             except Held as error:
                 refusal = str(error)
-        refusal = refusal if path is None else fabric.broadcast(refusal)
+        refusal = agreement.from_first(refusal)
         if refusal:
             raise CheckpointError(
                 f"expected a checkpoint that no other run writes, got {path}, {refusal}; wait "

@@ -15,15 +15,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from probgen.core.entry import as_rows
+from probgen.core.in_memory import in_memory
 from probgen.core.keywords import called_as
 from probgen.core.missing import MissingSearch
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.rows import RowLayout, row_layout, tensors_of
+from probgen.core.streams import RowStream
+from probgen.streams.datasets import Indexed
 from probgen.train.forms import DataForm, Request
 from probgen.train.pools import on_device
-from probgen.train.rows import NO_ROWS, Batch, checked, in_memory
+from probgen.train.rows import NO_ROWS, Batch, checked
 from probgen.train.stream import BatchStream, as_batch
+from probgen.train.streamed import DEFAULT_ROWS, HeldOut, streamed
 from probgen.train.weighting import RowWeights, weights_of_rows
 
 Selection = Any
@@ -329,14 +333,16 @@ def _telling_rows(part: Tensor) -> list[int]:
 
 
 @called_as("validation")
-def held_out(data: Any, size: int, gen: GenerativeModel | None = None) -> list[Batch]:
+def held_out(data: Any, size: int, gen: GenerativeModel | None = None) -> Sequence[Batch]:
     """Validation data as batches of at most ``size`` rows in their order.
 
-    Batches from a loader stay as they are. ``()`` is one batch without arguments, of an objective
-    without data.
+    Batches from a loader stay as they are; those of a stream are read anew each time. ``()`` is one
+    batch without arguments, of an objective without data.
     """
     if isinstance(data, DataForm):
         return data.held_out(size, gen)
+    if isinstance(data, RowStream):
+        return HeldOut(data, size, gen)
     if isinstance(data, tuple) and not data:
         return [()]
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
@@ -381,14 +387,12 @@ def as_source(
     """
     batch_size = None if batch_size is None else int(batch_size)
     _check_named(data, gen, rows)
-    if isinstance(data, DataForm):
+    if isinstance(data, DataForm | RowStream):
         asked = Request(gen, batch_size, seed, rank, world, weights, drop_last, not drawn)
-        return data.source(asked)
+        return data.source(asked) if isinstance(data, DataForm) else streamed(data, asked)
     _check_weighted(data, gen, weights)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        if isinstance(data, Sized) and not len(data):
-            raise ValueError(NO_ROWS)
-        return BatchStream(_loader(data, batch_size or DEFAULT_ROWS, drop_last), world, gen)
+        return _of_data_set(data, Request(gen, batch_size, seed, rank, world, None, drop_last))
     _refuse_iterator(data)
     if data is None:
         _check_needless(needless or isinstance(gen, Program), batch_size)
@@ -474,6 +478,16 @@ def _check_own_batches(data: Iterable, batch_size: int | None, drop_last: bool) 
         )
 
 
+def _of_data_set(data: Dataset, asked: Request) -> Source:
+    """Batches of a data set; of several processes each has a part of its rows."""
+    if isinstance(data, Sized) and not len(data):
+        raise ValueError(NO_ROWS)
+    if asked.world > 1 and isinstance(data, Sized):
+        return streamed(Indexed(data), asked)
+    loader = _loader(data, asked.batch_size or DEFAULT_ROWS, asked.drop_last)
+    return BatchStream(loader, asked.world, asked.gen)
+
+
 def _loader(data: Dataset, batch_size: int, drop_last: bool) -> DataLoader:
     """Shuffled batches of a data set; all of its rows where there are fewer than in a batch."""
     size = min(batch_size, len(data)) if isinstance(data, Sized) else batch_size
@@ -499,6 +513,3 @@ def _batch_size(gen: Any, asked: int | None, layout: RowLayout) -> int:
 def chooses_rows(gen: GenerativeModel) -> bool:
     """Whether a program draws the rows of each step itself, by a plate that subsamples."""
     return isinstance(gen, Program) and gen.plate in gen.chooses
-
-
-DEFAULT_ROWS = 128

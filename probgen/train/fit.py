@@ -28,6 +28,7 @@ from probgen.diagnostics.verdict import verdict as judge
 from probgen.libraries import load
 from probgen.objectives import default_objective
 from probgen.objectives.base import Prepared
+from probgen.train.accumulation import AccumulatedSource
 from probgen.train.adapters import (
     as_objective,
     check_loss_takes,
@@ -36,6 +37,14 @@ from probgen.train.adapters import (
     teachers,
     trainable,
     weighs_rows,
+)
+from probgen.train.agreement import END, Agreement, agreeing, told_once
+from probgen.train.alike import (
+    SHARED_OUT,
+    facts_of,
+    facts_of_parameters,
+    settings_in,
+    tell_same_rows,
 )
 from probgen.train.arguments import as_scheduler, check_asked
 from probgen.train.callbacks import Callback, each_step
@@ -49,15 +58,18 @@ from probgen.train.loop import RunPlan, train
 from probgen.train.optimizers import Optimizer, as_optimizer, optimizer_of_players
 from probgen.train.pairs import PairStream
 from probgen.train.pools import APART
+from probgen.train.processes import check_processes
 from probgen.train.recorded import record_of
 from probgen.train.rehearsal import RowsOf, check_held_out, check_observes, rehearsed
 from probgen.train.rows import Batch
-from probgen.train.run import Run
+from probgen.train.run import Run, left_whole
 from probgen.train.settings import fingerprint_of
+from probgen.train.sharding import check_stages
 from probgen.train.sizes import check_sizes
 from probgen.train.stages import Left, Stage, Standing, in_order, keeps_average, told
 from probgen.train.state import OnDisk
 from probgen.train.stream import BatchStream
+from probgen.train.streamed import few
 from probgen.train.transaction import random_state, set_random_state
 from probgen.train.watch import GradientWatch, holds_gradients
 from probgen.train.weighted_verdict import judged_rows
@@ -93,6 +105,7 @@ def fit(
     epochs: int | None = None,
     batch_size: int | None = None,
     drop_last: bool = False,
+    accumulate: int | None = None,
     rows: Sequence[str] | None = None,
     optimizer: Optimizer | Mapping[str, Optimizer] | None = None,
     scheduler: Scheduler | None = None,
@@ -132,7 +145,8 @@ def fit(
     data
         A tensor, array or DataFrame of rows, or a tuple of arguments (``(x, context)``, or whatever
         a Program takes), or a dict of those by name: kept in memory and indexed directly. Or a
-        Dataset, a DataLoader, or an iterable of batches. Data that are not one table:
+        Dataset, a DataLoader, or an iterable of batches. Data larger than memory:
+        :mod:`probgen.streams`. Data that are not one table:
         :class:`probgen.train.Unpaired`, :class:`probgen.train.Labeled`, and
         :class:`probgen.train.Pairs` that a function draws. ``None`` for programs without arguments,
         and for an objective that needs no data (a reverse divergence to a given density).
@@ -165,6 +179,13 @@ def fit(
         Whether an epoch ends before the last batch where too few rows are left to fill it: other
         rows each time, as the order is drawn anew. By default that batch is smaller. All rows count
         in either case for how many there are.
+    accumulate : int, optional
+        How many batches make a step together: their gradients are summed, each with its share of
+        the rows, so that a step is one with so many times the ``batch_size`` in the memory of one
+        batch. Steps are updates: schedules, warm-ups, the turns of players, averages and history
+        count these. The last step of an epoch may have fewer batches. What compares rows of a batch
+        (games, discrepancies between samples, batch normalization) still does so batch by batch,
+        and the gradient is the mean of theirs. Steps are not compiled then.
     rows : sequence of str, optional
         Names of the arguments that hold rows, of which batches take some; default: those that have
         as many entries as the plate of the rows.
@@ -261,6 +282,7 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         drop_last=drop_last,
+        accumulate=accumulate,
         rows=rows,
         optimizer=optimizer,
         scheduler=scheduler,
@@ -273,40 +295,44 @@ def fit(
         callbacks=callbacks,
     )
     whole = in_order(stages, usual)
-    for number, stage in enumerate(whole):
-        with told(number, len(whole)):
-            check_asked(
-                gen,
-                stage.objective,
-                **stage.options(),
-                checkpoint=checkpoint,
-                checkpoint_every=checkpoint_every,
-                resume=resume,
-                fabric=fabric,
-                progress=progress,
-                logger=logger,
-                log_every=log_every,
-                seed=seed,
-                verdict=verdict,
+    with agreeing(fabric) as agreement, told_once(agreement):
+        for number, stage in enumerate(whole):
+            with told(number, len(whole)):
+                check_asked(
+                    gen,
+                    stage.objective,
+                    **stage.options(),
+                    checkpoint=checkpoint,
+                    checkpoint_every=checkpoint_every,
+                    resume=resume,
+                    fabric=fabric,
+                    progress=progress,
+                    logger=logger,
+                    log_every=log_every,
+                    seed=seed,
+                    verdict=verdict,
+                )
+        fabric = fabric or _this_process()
+        check_stages(fabric, len(whole))
+        with written_alone(checkpoint, agreement), training(gen), _random_state(seed, fabric):
+            file = OnDisk(checkpoint, resume, agreement)
+            record = Record(logger, log_every or EVERY)
+            work = _Work(
+                gen, whole, fabric, file, seed, checkpoint_every, progress, record, agreement
             )
-    fabric = fabric or _this_process()
-    with written_alone(checkpoint, fabric), training(gen), _random_state(seed, fabric):
-        file = OnDisk(checkpoint, resume, fabric)
-        record = Record(logger, log_every or EVERY)
-        work = _Work(gen, whole, fabric, file, seed, checkpoint_every, progress, record)
-        try:
-            for number in range(len(whole)):
-                with told(number, len(whole)):
-                    goes_on = work.stage(number)
-                if not goes_on:
-                    break
-        finally:
-            work.leave_record()
-            if work.history.interrupted and work.now is not None:
-                warnings.warn(how_to_go_on(*work.now, len(whole)), FitWarning, stacklevel=3)
-        if verdict and work.judged is not None and work.history.steps:
-            with quietly():
-                _judge(*work.judged)
+            try:
+                for number in range(len(whole)):
+                    with told(number, len(whole)):
+                        goes_on = work.stage(number)
+                    if not goes_on:
+                        break
+            finally:
+                work.leave_record()
+                if work.history.interrupted and work.now is not None:
+                    warnings.warn(how_to_go_on(*work.now, len(whole)), FitWarning, stacklevel=3)
+            if verdict and work.judged is not None and work.history.steps:
+                with quietly():
+                    _judge(*work.judged)
     return work.history
 
 
@@ -318,7 +344,7 @@ class _Ready(NamedTuple):
     rows_of: RowsOf
     loss: nn.Module
     objective: nn.Module
-    held_out: list[Batch]
+    held_out: Sequence[Batch]
 
 
 class _Work:
@@ -344,7 +370,9 @@ class _Work:
         checkpoint_every: int | None,
         progress: Reported,
         record: Record,
+        agreement: Agreement,
     ):
+        self.agreement = agreement
         self.gen = gen
         self.stages = stages
         self.fabric = fabric
@@ -353,10 +381,10 @@ class _Work:
         self.checkpoint_every = checkpoint_every
         self.progress = progress
         self.record = record
-        self.order = _data_seed(fabric)
+        self.order = _data_seed(agreement)
         self.history = History()
         self.standing = file.standing or Standing(kept=file.path is not None)
-        self.judged: tuple[Run, list[Batch]] | None = None
+        self.judged: tuple[Run, Sequence[Batch]] | None = None
         self.now: tuple[Run, RunPlan] | None = None
         self._at = -1 if file.standing is None else file.standing.number  # where the file goes on
         self._before: _Ready | None = None
@@ -378,9 +406,13 @@ class _Work:
         """
         stage = self.stages[number]
         try:
-            module: Any = self.gen if self._before is None else self._before.loss
-            self.standing.call(number, stage, self.gen, module, self)
-            ready = self._ready(number, stage)
+            with self.agreement.guard():
+                module: Any = self.gen if self._before is None else self._before.loss
+                self.standing.call(number, stage, self.gen, module, self)
+                ready = self._ready(number, stage)
+                self.agreement.check_same(facts_of(ready.source), SHARED_OUT)
+                tell_same_rows(ready.source, self.fabric)
+                self.agreement.check_same(self._asked_alike(ready))
         except KeyboardInterrupt:
             if not number:
                 raise
@@ -411,7 +443,7 @@ class _Work:
         source.to(self.fabric.device)
         if same is not None and stage.has_same(same.stage, "validation"):
             return _Ready(stage, source, rows_of, loss, chosen, same.held_out)
-        batches: list[Batch] = []
+        batches: Sequence[Batch] = []
         if stage.validation is not None:
             batches = held_out(stage.validation, source.layout.count(source.peek()), gen)
         check_held_out(gen, batches)
@@ -457,22 +489,38 @@ class _Work:
             set_random_state(self, random)  # which loaders move
         return source
 
+    def _asked_alike(self, ready: _Ready) -> dict[str, Any]:
+        """What every process is to be asked for alike, or they would wait for one another."""
+        given = ready.stage.options() | {
+            "checkpoint_every": self.checkpoint_every,
+            "checkpoint": self.file.path is not None,
+            "validation": bool(ready.held_out),
+        }
+        return settings_in(given) | facts_of_parameters(ready.loss)
+
     # -- the steps
 
     def _train(self, number: int, ready: _Ready) -> None:
         stage = ready.stage
+        source: Any = ready.source
+        with self.agreement.together():
+            check_processes(self.fabric, source)
+        if stage.accumulate is not None and stage.accumulate > 1:
+            source = AccumulatedSource(source, int(stage.accumulate))
         run = Run(
             self.gen,
             ready.loss,
-            ready.source,
+            source,
             _optimizer(ready.loss, stage.optimizer, self.gen),
             stage.scheduler and as_scheduler(stage.scheduler),
             self.fabric,
             stage.clip,
             stage.ema,
             ready.rows_of,
+            self.agreement,
         )
-        check_sizes(run)
+        if run.sharding is None:  # whose loss is no collective call
+            check_sizes(run)
         run.restores = stage.patience is not None
         run.asked["seed"] = self.seed
         run.asked["validation"] = fingerprint_of(stage.validation, ready.held_out)
@@ -480,10 +528,12 @@ class _Work:
         if holds_gradients(self.fabric):
             run.watch = GradientWatch(run)
         plan = self._plan(number, run, ready)
+        if self.now is not None:
+            run.saved = self.now[0].saved
         self.history.compiled = ""
         engine = Engine(run, stage.compile, each_step(stage.callbacks))
         self.now = run, plan
-        with one_precision(ready.objective, self.gen):
+        with one_precision(ready.objective, self.gen), left_whole(run):
             train(run, plan, engine, stage.callbacks, self.record, self.progress)
         self._tell_compiled(number)
         watched = stage.patience is not None and run.waited >= stage.patience
@@ -631,7 +681,7 @@ def _optimizer(
     return as_optimizer(factory or adam(), named)([p for _, p in named])
 
 
-def _judge(run: Run, batches: list[Batch]) -> None:
+def _judge(run: Run, batches: Sequence[Batch]) -> None:
     """Attaches the verdict, and warns; scores are those of the validation batches if there are any.
 
     The loss is not judged where held-out rows ended training, nor in a game.
@@ -640,10 +690,9 @@ def _judge(run: Run, batches: list[Batch]) -> None:
         history = run.history.since(run.history.stages[-1]) if run.history.descends else None
         seen = run.fabric.to_device(run.source.look())
         gen, batch, data_rows = judged_rows(run.gen, run.source, seen)
-        held = [run.fabric.to_device(each) for each in batches]
-        run.history.verdict = judge(
-            gen, *batch, history=history, held_out=held, data_rows=data_rows
-        )
+        held = [run.fabric.to_device(each) for each in few(batches)]
+        found = judge(gen, *batch, history=history, held_out=held, data_rows=data_rows)
+        run.history.verdict = run.agreement.from_first(found, END)
     if faults := run.history.verdict.faults:  # all else stands in the history
         warnings.warn("\n".join(faults), FitWarning, stacklevel=4)
 
@@ -664,9 +713,9 @@ def _random_state(seed: int | None, fabric: Fabric) -> Iterator[None]:
         yield
 
 
-def _data_seed(fabric: Fabric) -> int:
+def _data_seed(agreement: Agreement) -> int:
     """One seed for the order of rows in all processes; then their noise goes separate ways."""
-    seed: int = fabric.broadcast(int(torch.randint(2**31, ())))
-    if fabric.world_size > 1:
-        torch.manual_seed(seed + fabric.global_rank)
+    seed = agreement.from_first(int(torch.randint(2**31, ())))
+    if agreement.world > 1:
+        torch.manual_seed(seed + agreement.rank)
     return seed

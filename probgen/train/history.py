@@ -27,7 +27,8 @@ class History:
         Objective per row (nats for likelihood-based objectives), one entry per step. Of rows with
         weights it is the weighted mean: a row counts as often as its weight says.
     gradient_norm : list of float
-        Euclidean norm of the gradient of that loss, before clipping.
+        Euclidean norm of the gradient of that loss, before clipping; not finite in steps that half
+        precision has :attr:`skipped`.
     parts : dict of str to list of float
         The terms of the loss per row, one entry per step as in ``loss``, where the objective has
         several: ``"reconstruction"`` and ``"kl"`` of an evidence lower bound, ``"critic"`` and
@@ -83,6 +84,15 @@ class History:
     @property
     def steps(self) -> int:
         return len(self.loss)
+
+    @property
+    def skipped(self) -> list[int]:
+        """Steps (from 0) without an update: their gradient overflowed half precision, whose scale fell.
+
+        >>> History(loss=[3.0, 2.0], gradient_norm=[math.inf, 1.0]).skipped
+        [0]
+        """
+        return [step for step, norm in enumerate(self.gradient_norm) if not math.isfinite(norm)]
 
     @property
     def interrupted(self) -> bool:

@@ -154,7 +154,7 @@ class Labeled(DataForm):
         )
 
     def held_out(self, size: int, gen: GenerativeModel | None) -> list[Batch]:
-        return held_out((self.x, self._labels(gen)), size, gen)
+        return list(held_out((self.x, self._labels(gen)), size, gen))
 
     def _labels(self, gen: GenerativeModel | None) -> Tensor:
         module: Any = gen

@@ -12,6 +12,7 @@ from pathlib import Path
 from probgen.core.contexts import fixed_families
 from probgen.core.progress import Progress, Reported
 from probgen.core.turns import offer
+from probgen.train.agreement import StopAgreed
 from probgen.train.callbacks import Callback, call_due, each_step, steps_before
 from probgen.train.checkpoint import CheckpointError
 from probgen.train.compiled.policy import Engine
@@ -30,7 +31,7 @@ class RunPlan:
 
     steps: int | None
     epochs: int | None
-    validation: list[Batch]
+    validation: Sequence[Batch]
     validate_every: int | None
     patience: int | None
     checkpoint: Path | None
@@ -115,7 +116,8 @@ def train(
     And the last state is on disk, and loggers have the last figures.
 
     Signals are seen between steps and what is due after them. Unless something failed, the model is
-    then what the run leaves behind.
+    then what the run leaves behind. What ends it in one process ends it in all that train together,
+    after the same step.
     """
     record.begin(
         run, settings_of(run, steps=plan.steps, epochs=plan.epochs, seed=run.asked["seed"])
@@ -123,7 +125,8 @@ def train(
     with run.signals, _progress(run, plan, progress) as told:
         try:
             # nobody changes what the families are made of, unless callbacks do
-            with nullcontext() if each_step(callbacks) else fixed_families(run.module):
+            fixed = nullcontext() if each_step(callbacks) else fixed_families(run.module)
+            with fixed, run.agreement.guard():
                 _steps(run, plan, engine, told, callbacks, record)
         except KeyboardInterrupt:
             run.history.stopped = INTERRUPTED
@@ -132,13 +135,15 @@ def train(
                 engine.close()
                 if not plan.last and run.history.stopped != INTERRUPTED:
                     run.standing.over = plan.done(run) or ""
-                if plan.checkpoint is not None:
+                if plan.checkpoint is not None and run.agreement.whole:
                     _save(run, plan.checkpoint)
                 record.close(run.history)
                 run.module.eval()
         with run.signals.held():
             if not plan.goes_on or run.history.stopped == INTERRUPTED:
                 run.finish()
+            if run.history.stopped == INTERRUPTED:
+                run.agreement.part(run.signals.ends())
 
 
 def _progress(run: Run, plan: RunPlan, asked: Reported) -> Progress:
@@ -165,23 +170,28 @@ def _steps(
     if plan.owes(run):
         run.validate(plan.validation)
     run.signals.deliver()
-    while (reason := plan.done(run)) is None:
-        epoch = run.source.epoch
-        step = run.step
-        most = min([plan.room(run), *steps_before(callbacks, step)])
-        engine.advance(most, plan.remaining(run))
-        run.history.seconds = before + time.perf_counter() - began
-        _look(run, run.watch is not None and run.step >= run.watch.until)
-        _after_step(run, plan, engine, run.source.epoch != epoch, callbacks)
-        record.look(run.history)
-        progress.advance(run.step - step, run.history.last_loss)
-        offer()
-        run.signals.deliver()
+    try:
+        while (reason := plan.done(run)) is None:
+            epoch = run.source.epoch
+            step = run.step
+            most = min([plan.room(run), *steps_before(callbacks, step)])
+            engine.advance(most, plan.remaining(run))
+            run.history.seconds = before + time.perf_counter() - began
+            _look(run, run.watch is not None and run.step >= run.watch.until)
+            _after_step(run, plan, engine, run.source.epoch != epoch, callbacks)
+            record.look(run.history)
+            progress.advance(run.step - step, run.history.last_loss)
+            offer()
+            run.signals.deliver()
+        agreed = run.agreement.stop(reason)
+    except StopAgreed as stop:  # in the middle of a step, which is taken back
+        agreed = stop.reason
+        run.stop = run.stop or agreed
     _look(run, run.step > first)
-    run.history.stopped = reason
+    run.history.stopped = agreed
     if plan.last and plan.first < first == run.step:
         warnings.warn(
-            f"nothing left to do: {reason} before; ask for more (steps, epochs or patience) to go "
+            f"nothing left to do: {agreed} before; ask for more (steps, epochs or patience) to go "
             "on",
             FitWarning,
             stacklevel=7,
@@ -213,6 +223,8 @@ def _save(run: Run, path: Path) -> None:
         with run.signals.held():
             run.save(path)
     except CheckpointError as error:
+        if not run.agreement.first:
+            return
         warnings.warn(
             f"step {run.step}: {error}; the earlier checkpoint is kept", FitWarning, stacklevel=7
         )

@@ -9,73 +9,23 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from probgen.core.arguments import as_arguments
-from probgen.core.contexts import received, size_of
+from probgen.core.contexts import received
 from probgen.core.conversion import (
     NO_ROWS,
-    Arraylike,
-    Framelike,
-    is_nested,
-    is_number_or_missing,
     tensor_from,
 )
 from probgen.core.entry import as_rows
 from probgen.core.keywords import call_form
-from probgen.core.modes import inference_mode_of
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Keywords, Program
 from probgen.core.ragged import with_sequences
 from probgen.core.rows import RowLayout, leaves_of, row_layout
 from probgen.core.signatures import argument_names
-from probgen.core.supports import DOES_NOT_RUN
-from probgen.core.turns import same_random_state
 
 Batch = tuple[Any, ...]
-
-
-def in_memory(data: Any, gen: Any = None) -> bool:
-    """Whether data is rows (a tensor, array, frame, lists of numbers, a tuple or dict of these) or nothing.
-
-    Not batches, of which a list of tensors is one, unless they are sequences of a family of
-    sequences, or vectors (1-D tensors) of a family of vectors. Of a program, whose arguments may
-    be anything, only lists of numbers are rows.
-    """
-    if isinstance(data, list):
-        return _is_rows(data, gen)
-    return data is None or isinstance(data, Tensor | tuple | Mapping | Arraylike | Framelike)
-
-
-def _is_rows(data: list[Any], gen: Any) -> bool:
-    """Whether a list is rows, and not batches."""
-    if not getattr(gen, "any_rows", False):
-        first: Any = data
-        while isinstance(first, list) and first:
-            first = first[0]
-        return is_number_or_missing(first)
-    ragged = getattr(gen, "ragged", None)
-    if is_nested(data) or (ragged is not None and ragged.takes(data)):
-        return True
-    vectors = all(isinstance(each, Tensor | Arraylike) and _ndim(each) == 1 for each in data)
-    return bool(data) and vectors and _is_of_vectors(gen)
-
-
-def _ndim(value: Any) -> int:
-    return len(getattr(value, "shape", ()))
-
-
-@torch.no_grad()
-def _is_of_vectors(gen: Any) -> bool:
-    """Whether the events of a family are vectors, given any context."""
-    size = size_of(gen)
-    context = torch.zeros(*[1] * gen.context_ndim, size) if size else None
-    try:
-        with inference_mode_of(gen), same_random_state():
-            return len(gen(context).event_shape) == 1
-    except DOES_NOT_RUN:
-        return False
 
 
 def arguments_of(gen: GenerativeModel | None, data: Any) -> Batch:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,10 +39,10 @@ from probgen.train.checkpoint import (
     frozen_in,
     left_behind,
     load_into,
-    read,
     write,
 )
 from probgen.train.history import History
+from probgen.train.shards import read_whole
 
 STATE = "state/"
 FEW = 5  # differences that a sentence lists
@@ -167,7 +168,7 @@ def load(
     """
     checks.path(path=path)
     checks.instance(nn.Module, **checks.given(into=into))
-    tensors, metadata = read(path)
+    tensors, metadata = read_whole(Path(path))
     calls = metadata.get("description")
     given = {name: value for name, value in tensors.items() if name.startswith("argument/")}
     state = {name: value for name, value in tensors.items() if name not in given}

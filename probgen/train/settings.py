@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
+from probgen.core.in_memory import in_memory
 from probgen.core.rows import leaves_of
 from probgen.objectives.parts import Frozen
 from probgen.train.compiled.module_state import PLAIN
@@ -19,7 +20,7 @@ from probgen.train.data import Source
 from probgen.train.forms import DataForm
 from probgen.train.moments import class_of, options_of
 from probgen.train.packing import same
-from probgen.train.rows import Batch, in_memory
+from probgen.train.rows import Batch
 
 if TYPE_CHECKING:
     from probgen.train.run import Run
@@ -43,6 +44,7 @@ def asked_of(run: Run) -> Settings:
         "clip": run.clip,
         "ema": run.decay,
         "batch_size": run.source.batch_size,
+        "processes": run.world,
         "drop_last": run.source.drop_last,
         "seed": None,
         "validation": None,

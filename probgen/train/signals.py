@@ -78,6 +78,10 @@ class Signals:
             del self._waiting[0]
             handler(number, frame)
 
+    def ends(self) -> bool:
+        """Whether what is kept ends the process, once it is passed on."""
+        return any(not callable(self._before.get(number, print)) for number, _ in self._waiting)
+
     def held(self) -> _Held:
         """Nothing gets in between, however often it is asked for."""
         return _Held(self)

@@ -61,7 +61,7 @@ class Stage:
         again if it is a part of the model, or follows from the model.
     steps, epochs : int, optional
         How long this stage is.
-    weights, batch_size, drop_last, rows, optimizer, scheduler, clip, ema, validation, \
+    weights, batch_size, drop_last, accumulate, rows, optimizer, scheduler, clip, ema, validation, \
 validate_every, patience, compile, callbacks
         As in :func:`probgen.fit`. A callback that sets ``run.stop`` ends the stage.
 
@@ -77,6 +77,7 @@ validate_every, patience, compile, callbacks
     epochs: Any = field(default=AS_FIT, kw_only=True)
     batch_size: Any = field(default=AS_FIT, kw_only=True)
     drop_last: Any = field(default=AS_FIT, kw_only=True)
+    accumulate: Any = field(default=AS_FIT, kw_only=True)
     rows: Any = field(default=AS_FIT, kw_only=True)
     optimizer: Any = field(default=AS_FIT, kw_only=True)
     scheduler: Any = field(default=AS_FIT, kw_only=True)

@@ -14,21 +14,36 @@ from torch import Tensor
 from probgen.core.description import Description, describe
 from probgen.core.training_record import parsed_records, records_as_data, set_records
 from probgen.train import checkpoint as disk
+from probgen.train.agreement import WRITING, WRITTEN
 from probgen.train.history import FitWarning
 from probgen.train.legacy import upgraded
 from probgen.train.moments import check_optimizer, load_optimizer, optimizer_state
 from probgen.train.noted import series_tensors, with_series
 from probgen.train.packing import pack, same, unpack
-from probgen.train.processes import random_state_of_process, write_random_state
+from probgen.train.processes import (
+    check_shared_out,
+    cursor_of_process,
+    other_processes,
+    random_state_of_process,
+    then_of,
+    write_random_state,
+)
 from probgen.train.recorded import record_of
 from probgen.train.settings import fingerprint, reconcile, said, schedule_of
+from probgen.train.shards import (
+    free_folder,
+    read_shards,
+    remove_others,
+    split,
+    whole_like,
+    write_shards,
+)
 from probgen.train.stages import Standing
 from probgen.train.transaction import random_state, set_random_state
 from probgen.train.watch import readable
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
+    from probgen.train.agreement import Agreement
     from probgen.train.run import Run
 
 SCHEMA: dict[str, Any] = {
@@ -80,11 +95,11 @@ class OnDisk:
         step.
     """
 
-    def __init__(self, checkpoint: str | os.PathLike | None, resume: bool, fabric: Fabric):
+    def __init__(self, checkpoint: str | os.PathLike | None, resume: bool, agreement: Agreement):
         self.path = None if checkpoint is None else Path(checkpoint)
         self.standing: Standing | None = None
         self._content: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        if self.path is not None and _is_there(self.path, resume, fabric):
+        if self.path is not None and _is_there(self.path, resume, agreement):
             self._content = disk.read(self.path)
             self.standing = _standing(self.path, *self._content)
 
@@ -93,28 +108,36 @@ class OnDisk:
         if self.path is None:
             return
         if self._content is None:
-            write(run, self.path)
+            run.save(self.path)
             return
         content = self._content
         self._content = None
         restore(run, self.path, content)
 
 
-def _is_there(path: Path, resume: bool, fabric: Fabric) -> bool:
-    """Whether there is a file to go on from."""
-    if fabric.broadcast(os.path.isdir(path)):  # noqa: PTH112
+def _is_there(path: Path, resume: bool, agreement: Agreement) -> bool:
+    """Whether there is a file to go on from, as the first process sees it."""
+    seen: Any = agreement.from_first(_seen(path) if agreement.first else None)
+    folder, there, worthless = seen
+    if folder:
         raise disk.CheckpointError(
             f"expected the path of a file, got the folder {path}; add a name: "
             f"{path / 'run.checkpoint'}"
         )
-    there: bool = fabric.broadcast(os.path.exists(path))  # noqa: PTH110 (does not raise where a folder is closed)
     if there and resume:
         return True
-    if fabric.broadcast(there and not _worthless(path)):
+    if there and not worthless:
         raise disk.CheckpointError(
             f"{path} exists; pass resume=True to continue it, or another path"
         )
     return False
+
+
+def _seen(path: Path) -> tuple[bool, bool, bool]:
+    """Whether there is a folder, anything at all, and a file that nobody would miss."""
+    folder = os.path.isdir(path)  # noqa: PTH112
+    there = os.path.exists(path)  # noqa: PTH110 (does not raise where a folder is closed)
+    return folder, there, there and not folder and _worthless(path)
 
 
 def _standing(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> Standing:
@@ -155,8 +178,24 @@ def described_for(run: Run) -> Description:
 def write(run: Run, path: Path) -> None:
     """Writes the whole state from the first process; see :func:`probgen.train.checkpoint.write`.
 
-    The others write their random states.
+    The others write their random states, and their shards where each of them holds a part.
     """
+    first = run.agreement.first
+    tensors, metadata = _state_of(run) if first or run.sharding is not None else ({}, {})
+    # the others first: whatever fails, what the file of the first process needs is there
+    run.agreement.attempt(WRITING, None if first else lambda: write_random_state(run, path))
+    folder = None
+    if run.sharding is not None:
+        sharded, tensors = split(tensors)
+        folder = run.agreement.from_first(free_folder(path, run.step) if first else "", WRITING)
+        metadata["shards"] = write_shards(path.with_name(folder), sharded)
+    run.agreement.attempt(WRITTEN, (lambda: disk.write(path, tensors, metadata)) if first else None)
+    if first:
+        remove_others(path, folder)
+
+
+def _state_of(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name, those of which this process holds a part among them, and the rest."""
     history = run.history
     gen: Any = run.gen
     tensors = {f"module/{name}": value for name, value in run.module.state_dict().items()}
@@ -192,10 +231,7 @@ def write(run: Run, path: Path) -> None:
         "training": records_as_data(gen),
         "run": asdict(record_of(run)),
     }
-    if run.fabric.is_global_zero:
-        disk.write(path, tensors, metadata)
-    else:
-        write_random_state(run, path)
+    return tensors, metadata
 
 
 def restore(
@@ -207,6 +243,7 @@ def restore(
     asked otherwise now, which a warning names.
     """
     tensors, metadata = content or disk.read(path)
+    tensors = _placed(run, path, tensors, metadata)
     run.standing = _standing(path, tensors, metadata)
     try:
         state = (
@@ -233,6 +270,17 @@ def restore(
         if anew:
             run.best = None
             run.waited = 0
+
+
+def _placed(
+    run: Run, path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]
+) -> dict[str, Tensor]:
+    """The tensors as this run holds them, in parts or whole, however they were written."""
+    sharding = run.sharding
+    if "shards" in metadata:
+        like = whole_like if sharding is None else sharding.like
+        return tensors | read_shards(path, metadata["shards"], like)
+    return tensors if sharding is None else sharding.in_parts(tensors)
 
 
 def _validates_anew(run: Run, then: dict[str, Any]) -> bool:
@@ -274,6 +322,7 @@ def _check(run: Run, state: SavedState, path: Path) -> None:
         )
     _check_frozen(run, (entries["asked"] or {}).get("frozen"), path)
     check_optimizer(run, entries["optimizer"], path)
+    check_shared_out(run, then_of(entries["asked"]), path)
     _check_form(run, entries["cursor"], path)
     _check_places(run, state)
     _check_series(run, state)
@@ -361,6 +410,7 @@ def _warn(
 ) -> None:
     """One warning says all that is asked otherwise than it was, and what is done about it."""
     texts = [said(path, differences)] if differences else []
+    texts += other_processes(run, then, path)
     if anew:
         texts.append(
             f"{path} was validated on other rows, or in another precision; the best state and "
@@ -385,7 +435,8 @@ def _apply(
 ) -> None:
     entries = state.entries
     try:
-        run.source.seek(entries["cursor"])
+        steps = len(state.tensors["history/loss"])
+        run.source.seek(cursor_of_process(run, path, entries["cursor"], steps))
     except StopIteration:
         raise disk.CheckpointError(
             f"expected the batches that {path} was trained on, got fewer; pass those"
@@ -402,4 +453,7 @@ def _apply(
     run.best = None if entries["best"] is None else (entries["best"], state.under("best/"))
     run.waited = entries["waited"]
     run.begin_average(entries["since"], state.under("ema/"))
-    set_random_state(run, random_state_of_process(run, path, state.under("random/")))
+    as_many = then_of(entries["asked"]) in (None, run.world)
+    if as_many or run.fabric.global_rank == 0:
+        set_random_state(run, random_state_of_process(run, path, state.under("random/")))
+    run.saved = run.step

@@ -96,6 +96,8 @@ class BatchStream(WholeBatches):
         self._iterator: Iterator[Any] | None = None
         self._ahead: Batch = ()
         self._start: list[Tensor] | None = None
+        self._before: tuple[int, int, Iterator[Any] | None, Batch] | None = None
+        self._kept: list[Batch | None] = []  # fetched already, None for the end of the epoch
 
     @property
     def batch_size(self) -> int | None:
@@ -117,6 +119,7 @@ class BatchStream(WholeBatches):
             self._start = self._random_state()
             self._open(0)
         batch = self._ahead
+        self._before = self.epoch, self.position, self._iterator, batch
         self.position = self.position + 1
         if self._iterator is not None:
             self._look_ahead(self._iterator)
@@ -158,14 +161,26 @@ class BatchStream(WholeBatches):
 
         So that the end of an epoch is known with its last batch.
         """
-        try:
-            with lent():
-                given = next(batches)
-            self._ahead = as_batch(given, self.gen)
-        except StopIteration:
-            self.epoch = self.epoch + 1
-            self.position = 0
-            self._iterator = None
+        if self._kept:
+            batch = self._kept.pop()
+        else:
+            try:
+                with lent():
+                    given = next(batches)
+                batch = as_batch(given, self.gen)
+            except StopIteration:
+                batch = None
+        if batch is None:
+            self.end_epoch()
+        else:
+            self._ahead = batch
+
+    def end_epoch(self) -> None:
+        """Ends the epoch here, with or without batches left."""
+        self.epoch = self.epoch + 1
+        self.position = 0
+        self._iterator = None
+        self._kept = []
 
     def _generators(self) -> list[torch.Generator]:
         own = self.batches.generator if isinstance(self.batches, DataLoader) else None
@@ -191,10 +206,27 @@ class BatchStream(WholeBatches):
         return self.rows is None or cursor["position"] <= self.rows
 
     def cursor(self) -> dict[str, Any]:
-        start = self._start if self._iterator else self._random_state()
+        start = self._random_state() if self._iterator is None else self._start
         return {"epoch": self.epoch, "position": self.position, "start": start}
 
+    def _steps_back(self, cursor: dict[str, Any]) -> bool:
+        """Takes the last choice back, if that is all: what has been fetched is kept."""
+        if self._before is None or self._start is None or not cursor["position"]:
+            return False
+        epoch, position, iterator, batch = self._before
+        there = (epoch, position) == (cursor["epoch"], cursor["position"])
+        if not there or not all(map(torch.equal, self._start, cursor["start"])):
+            return False
+        self._kept = [self._ahead if self._iterator is iterator else None]
+        self.epoch, self.position, self._iterator, self._ahead = epoch, position, iterator, batch
+        self._before = None
+        return True
+
     def seek(self, cursor: dict[str, Any]) -> None:
+        if self._steps_back(cursor):
+            return
+        self._before = None
+        self._kept = []
         self.epoch = cursor["epoch"]
         self.position = cursor["position"]
         self._iterator = None

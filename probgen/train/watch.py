@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from probgen.train.agreement import GRADIENTS
 from probgen.train.compiled.module_state import preserved
 from probgen.train.history import FitWarning, listed
 
@@ -86,12 +87,7 @@ class GradientWatch:
 
     def _agree(self, before: dict[str, nn.Parameter]) -> None:
         """Keeps of those before the tries the ones that no process has found a gradient of."""
-        fabric = self.run.fabric
-        if fabric.world_size == 1 or not before:
-            return
-        flags = torch.tensor([float(name in self.left) for name in before], device=fabric.device)
-        reduced: Any = fabric.all_reduce(flags, reduce_op="mean")
-        shares = reduced.tolist()
+        shares = self.run.agreement.meet(GRADIENTS, [name in self.left for name in before])
         self.left = {
             name: p
             for (name, p), share in zip(before.items(), shares, strict=True)

@@ -113,6 +113,10 @@ ACCEPTED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ("PixelNorm", "dim"): ((-1,), "features of vectors"),
     ("StyleTruncation", "layers"): ((0,), "no layer is changed"),
     ("PredictorCorrector", "corrections"): ((0,), "ancestral steps alone"),
+    **{
+        (name, "shuffle"): ((0,), "rows in their order")
+        for name in ("Arrays", "Indexed", "Iterated", "Parquet")
+    },
     ("Labeled", "unknown"): ((math.nan, -1.0), "stands for an unknown label"),
     ("sample", "n"): ((0,), "no draws"),
     ("column_pairs", "dims"): (((0,),), "one column"),
@@ -153,10 +157,15 @@ EXEMPT = {
     "Chains": "made by mcmc",
     "ModelComparison": "made by compare",
     "SearchResult": "made by search",
+    "RowBlock": "made by streams",
+    "RowStream": "abstract",
+    "SeekableRows": "abstract",
     "Candidate": "a line of a portfolio, with a function of your own",
     "TablePrivacy": "made by table_privacy",
     "TableQuality": "made by table_quality",
     "Imputation": "made by impute",
+    "MeanScore": "made by log_likelihood",
+    "BlockResult": "made by by_blocks",
     "LogZ": "made by annealed_importance",
     "SampleReport": "made by sample_report",
     "TwoSample": "made by the tests",

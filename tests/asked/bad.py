@@ -25,6 +25,7 @@ REFUSED: dict[str, tuple] = {
     "bool": BOOL,
     "str": (3,),
     "Seed": (-1, 1.5, "x", True),
+    "Jobs": (0, 1.5, "x", True),  # -1: all cores
     "Choice": ("nonsense", "yes", 2),
     "Standardize": ("nonsense", 2),
     "Sequence[int]": SIZES,
@@ -103,7 +104,7 @@ CLASSES: dict[str, Any] = {
     "History": pg.History,
 }
 assert issubclass(pg.distributions.Full, Covariance)
-OPTIONAL = {"None", "Seed", "Init", "Reported"}  # the last three include None
+OPTIONAL = {"None", "Seed", "Jobs", "Init", "Reported"}  # the last four include None
 # functions, mappings and other objects, of which a number is none
 OTHERS = re.compile(
     r"Callable|Mapping|Function|Wrap|Step|Distributions|Classifier|Fabric|Given|Init|Losses|Tables|Transform"

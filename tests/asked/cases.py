@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas
 import torch
 
 import probgen
@@ -127,6 +128,7 @@ def folder_of_files() -> tempfile.TemporaryDirectory:
     text = 'network n { } variable a { type discrete [ 2 ] { "x", "y" }; } '
     (path / "network.bif").write_text(text + "probability ( a ) { table 0.5, 0.5; }")
     _write_mnist(path / "mnist.npz")
+    pandas.DataFrame({"a": [0.5, 1.5], "b": [1.0, 2.0]}).to_parquet(path / "rows.parquet")
     return folder
 
 

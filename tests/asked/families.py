@@ -91,6 +91,7 @@ GOOD = {
     "FactorAnalysis": lambda: {"dims": 3, "factors": 1},
     "ChowLiu": lambda: {"levels": (2, 2, 3)},
     "MixtureOfTrees": lambda: {"components": 2, "levels": (2, 2, 3)},
+    "HiddenChowLiu": lambda: {"states": 2, "levels": (2, 2, 3)},
     "Factorized": lambda: {"dims": 3},
     "JointTable": lambda: {"dims": 3},
     "MarkovChain": lambda: {"dims": 3},

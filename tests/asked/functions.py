@@ -58,6 +58,7 @@ GOOD = {
         "compile": False,
     },
     "adam": lambda: {"lr": 0.1},
+    "fully_sharded": dict,
     "Every": lambda: {"steps": 5, "function": print},
     "snapshots": lambda: {"draw": print, "to": "FOLDER/pictures", "every": 5},
     "report": lambda: {
@@ -70,6 +71,10 @@ GOOD = {
     "Stage": lambda: {"data": rows(2), "steps": 1},
     "Unpaired": lambda: {"*sets": (rows(2), rows(2, count=9))},
     "Labeled": lambda: {"x": rows(2, count=4), "y": Y, "unknown": 0.5, "labeled_share": 0.5},
+    "Parquet": lambda: {"paths": "FOLDER/rows.parquet", "columns": ["a"], "weights": "b"},
+    "Arrays": lambda: {"x": rows(2).numpy(), "run": 2},
+    "Indexed": lambda: {"dataset": rows(2), "run": 2},
+    "Iterated": lambda: {"dataset": rows(2), "rows": 8},
     "Pairs": lambda: {"make": torch.zeros, "rows": 4, "pool": 2},
     "em": lambda: {"gen": mixture(), "x": rows(2, count=30), "max_iter": 200, "seed": 0},
     "mcmc": lambda: {
@@ -95,6 +100,13 @@ GOOD = {
     "sample": lambda: {"gen": gaussian(), "n": 2},
     "compare": lambda: {"models": {"vae": vae()}, "*batch": (rows(2),), "particles": 2},
     "log_likelihood": lambda: {"gen": vae(), "*batch": (rows(2),), "particles": 2},
+    "by_blocks": lambda: {
+        "function": pg.log_likelihood,
+        "gen": mixture(),
+        "data": rows(2),
+        "max_rows": 4,
+        "seed": 0,
+    },
     "log_weights": lambda: {"gen": vae(), "*batch": (rows(2),)},
     "posterior": lambda: {"gen": vae(), "*batch": (rows(2),), "draws": 2},
     "predictive": lambda: {"gen": program(), "*batch": (Y,), "draws": 2},

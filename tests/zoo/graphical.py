@@ -7,6 +7,7 @@ import torch
 from probgen import heads
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, ProbabilityTable
 from probgen.models.chow_liu import ChowLiu
+from probgen.models.hidden_chow_liu import HiddenChowLiu
 from probgen.models.markov_random_field import MarkovRandomField, grid_edges
 from probgen.models.mixture_of_trees import MixtureOfTrees
 from probgen.nn import MLP
@@ -68,6 +69,13 @@ def tree() -> ChowLiu:
     return learned
 
 
+def hidden_tree() -> HiddenChowLiu:
+    """Started from a few rows."""
+    started = HiddenChowLiu(2, (2, 3, 2))
+    started.initialize(discrete_rows()[0], torch.Generator().manual_seed(0))
+    return started
+
+
 def trees() -> MixtureOfTrees:
     """Two of them, learned from a few rows."""
     learned = MixtureOfTrees(2, (2, 3, 2))
@@ -89,6 +97,12 @@ GRAPHICAL: list[Member] = [
     Member("BayesianNetwork, mixed, given a context", mixed_network, mixed_rows),
     Member("ChowLiu", tree, discrete_rows),
     Member("MixtureOfTrees", trees, discrete_rows),
+    Member("HiddenChowLiu", hidden_tree, discrete_rows),
+    Member(
+        "HiddenChowLiu of numbers",
+        lambda: HiddenChowLiu(2, emission=heads.Gaussian(torch.nn.Linear(2, 6))),
+        rows(3),
+    ),
     Member("MarkovRandomField", field, levels(2, 2, 3)),
     Member(
         "MarkovRandomField given a context",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 
 from probgen.core.module import Fixed
+from probgen.core.program import Program
 from probgen.nn import Constant
 from probgen.sampling import sample
+from probgen.testing import program
+from probgen.testing.case import Case
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,22 @@ class Member:
     gen: Callable[[], Any]
     data: Callable[[], tuple]
     objective: Callable[[], Any] | None = None
+
+    def on(self, device: torch.device | str) -> Case:
+        """The member, data and objective on a device: the same numbers on each."""
+        torch.manual_seed(0)
+        objective = self.objective() if self.objective else None
+        case = Case(self.gen(), *self.data(), objective=objective)
+        if isinstance(case.gen, Program) and str(device) != "cpu":  # its run states its parameters
+            program.runs(case)
+        for part in (case.gen, objective):
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+        return replace(
+            case,
+            x=case.x.to(device),
+            context=None if case.context is None else case.context.to(device),
+        )
 
 
 def rows(*event: int, context: tuple[int, ...] | None = None) -> Callable[[], tuple]:

@@ -78,6 +78,35 @@ def spanning_tree(weights: Tensor) -> Tensor:
     return parents
 
 
+def rooted_in_the_middle(parents: Tensor) -> Tensor:
+    """The same tree from a root that no node is far from: ``(D,)``.
+
+    Leaves are taken off until one node or two are left.
+
+    >>> rooted_in_the_middle(torch.tensor([-1, 0, 1, 2, 3]))
+    tensor([ 1,  2, -1,  2,  3])
+    """
+    near: list[set[int]] = [set() for _ in parents]
+    for node, parent in enumerate(parents.tolist()):
+        if parent >= 0:
+            near[node].add(parent)
+            near[parent].add(node)
+    left = {node: len(others) for node, others in enumerate(near)}
+    while len(left) > 2:
+        for leaf in [node for node, count in left.items() if count <= 1]:
+            del left[leaf]
+            for other in near[leaf] & left.keys():
+                left[other] -= 1
+    found = torch.full_like(parents, -1)
+    root = min(left)
+    todo = [(root, -1)]
+    while todo:
+        node, above = todo.pop()
+        found[node] = above
+        todo += [(other, node) for other in near[node] if other != above]
+    return found
+
+
 def family_counts(pairs: Tensor, parents: Tensor) -> Tensor:
     """Counts of each variable's values (last dim) given its parent's, ``(D, K, K)``.
 

@@ -375,9 +375,7 @@ class HiddenTree(BatchedDistribution):
             for (depth, ratio, own), below in zip(
                 ratios(found, tables, self.tree), found.own, strict=True
             ):
-                counts[depth.nodes] = tables[depth.nodes] * (
-                    (ratio * share[:, None]).mT @ below
-                )
+                counts[depth.nodes] = tables[depth.nodes] * ((ratio * share[:, None]).mT @ below)
                 states[depth.nodes] = own * share[:, None]
             yield rows, found.log_p, counts, states.permute(2, 1, 0)
 
@@ -415,4 +413,3 @@ class HiddenTree(BatchedDistribution):
 @conditional.register(HiddenTree)
 def _(distribution: HiddenTree, x: Tensor, mask: Tensor) -> Completed:
     return Completed(distribution, x, mask)
-

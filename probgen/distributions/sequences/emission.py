@@ -50,7 +50,8 @@ class Emission(DistributionModule, ABC):
     def expect(self, x: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """Statistics of observations ``(n, *event)`` under weights ``(K, n)``.
 
-        Which add over observations.
+        Which add over observations. One whose D columns are independent under each state takes
+        weights of single entries, too: ``(K, n, D)``.
         """
 
     @abstractmethod
@@ -125,6 +126,21 @@ def pooled(statistic: Tensor, rows: Tensor) -> Tensor:
     """
     empty = (rows <= EMPTY).reshape(*rows.shape, *[1] * (statistic.ndim - rows.ndim))
     return torch.where(empty, statistic.mean(0), statistic)
+
+
+def weighted_columns(values: Tensor, weights: Tensor) -> Tensor:
+    """Sums over observations ``(n, D, ...)`` under weights of states: ``(K, D, ...)``.
+
+    The weights ``(K, n)`` are those of whole observations, ``(K, n, D)`` of single entries.
+
+    >>> weighted_columns(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.5]]))
+    tensor([[2.5000, 4.0000]])
+    """
+    if weights.ndim == 2:
+        return (weights @ values.flatten(1)).unflatten(-1, values.shape[1:])
+    each = values.flatten(2).movedim(1, 0) if values.ndim > 2 else values.mT[..., None]
+    sums = weights.movedim(-1, 0) @ each  # (D, K, n) @ (D, n, L)
+    return sums.movedim(0, 1).reshape(len(weights), *values.shape[1:])
 
 
 class Chosen(BatchedDistribution):

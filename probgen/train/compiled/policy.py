@@ -28,6 +28,7 @@ from probgen.compile.cost_model import (
     repays,
 )
 from probgen.compile.tracing import NotCompilable
+from probgen.train.accumulation import AccumulatedSource
 from probgen.train.compiled.module_state import PLAIN
 from probgen.train.compiled.optimizer_updates import OUTSIDE, rule_of
 from probgen.train.compiled.parameter_groups import Part, lay_out, read_steps, release, write_steps
@@ -86,6 +87,12 @@ class Engine:
                 "callbacks may change anything between steps; wrap those that only read "
                 "(probgen.train.Every(50, callback)), or pass compile=True if yours change tensors "
                 "alone"
+            )
+        elif not self.eager and isinstance(run.source, AccumulatedSource):
+            self._give_up(
+                "a step accumulates several batches, a compiled one takes a single batch; leave "
+                "accumulate out, with a larger batch_size",
+                warn=False,
             )
         elif not self.eager and run.fabric.world_size > 1:
             self._give_up("several processes train together", warn=False)

@@ -1,0 +1,147 @@
+"""Functions of rows that are too many to hold, or that several processes share: block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from probgen.core import checks
+from probgen.core.keywords import taken
+from probgen.core.row_sample import keys_of
+from probgen.core.streams import RowStream, as_stream
+from probgen.core.together import Together
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from probgen.core.module import GenerativeModel
+
+AT_ONCE = 4096  # rows of a block
+SEEDS = 2**62
+
+
+class BlockResult(NamedTuple):
+    """What a function gave for one block of rows.
+
+    Attributes
+    ----------
+    result
+        What it returned.
+    start : int
+        The number of the first of these rows among all.
+    size : int
+        How many rows there are.
+    """
+
+    result: Any
+    start: int
+    size: int
+
+
+def by_blocks(
+    function: Callable[..., Any],
+    gen: GenerativeModel,
+    data: Any,
+    *,
+    max_rows: int = AT_ONCE,
+    seed: int | None = None,
+    fabric: Fabric | None = None,
+    **options: Any,
+) -> Iterator[BlockResult]:
+    """What a function of a model and rows gives for one block of rows after the other.
+
+    For :func:`probgen.log_likelihood`, :func:`probgen.impute`, :func:`probgen.posterior`,
+    :func:`probgen.predictive` and others that take rows one by one, where the rows or the results
+    do not fit into memory: memory is that of one block.
+
+    Blocks are independent: globals of a Bayesian model are drawn anew in each, unless ``given=`` has
+    them. Draws of a block follow from ``seed`` and the number of its first row, so that they are the
+    same for the same ``max_rows`` and as many processes, and other ones where rows are cut in
+    another way; what is not random does not depend on how rows are cut.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(gen, *rows, **options)``; where it takes ``seed`` it is given one for each block,
+        where it takes ``weights`` those of the stream (blocks of no weight are left out).
+    gen : GenerativeModel
+        The model.
+    data
+        A stream of rows, a DataLoader that does not shuffle, an iterable of batches, or rows in
+        memory; it is read once.
+    max_rows : int
+        Rows handled at a time, those of a block.
+    seed : int, optional
+        Makes draws repeatable; by default it is drawn from torch's global generator.
+    fabric : lightning_fabric.Fabric, optional
+        A launched Fabric: each of its processes gets the blocks of its part alone, maybe none.
+    **options
+        Further arguments of the function.
+
+    Yields
+    ------
+    BlockResult
+        In the order of the rows of this process.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the function, with the row among all rows, and its file where there is one; for a loader
+        that shuffles, and for a fabric that was not launched.
+
+    >>> from probgen.core.module import Fixed
+    >>> import pyro.distributions as dist
+    >>> gen = Fixed(dist.Normal, loc=torch.zeros(2), scale=1.0)
+    >>> def totals(gen, x):
+    ...     return gen().log_prob(x)
+    >>> batches = [torch.zeros(3, 2), torch.zeros(2, 2)]
+    >>> [(found.start, found.result.shape) for found in by_blocks(totals, gen, batches, max_rows=4)]
+    [(0, torch.Size([4])), (4, torch.Size([1]))]
+    """
+    checks.function(function=function)
+    checks.generative(gen=gen)
+    checks.at_least(1, max_rows=max_rows)
+    checks.is_seed(**checks.given(seed=seed))
+    together = Together(fabric)
+    with together.agreed():
+        stream = as_stream(data)
+    drawn = together.share(drawn_seed() if seed is None else int(seed))
+    return _results(function, gen, stream, (int(max_rows), together.part), drawn, options)
+
+
+def _results(
+    function: Callable[..., Any],
+    gen: Any,
+    stream: RowStream,
+    cut: tuple[int, tuple[int, int]],
+    seed: int,
+    options: dict[str, Any],
+) -> Iterator[BlockResult]:
+    names = taken(function) or ()
+    for block in stream.blocks(*cut):
+        own = dict(options)
+        if "seed" in names:
+            own["seed"] = seed_of(seed, block.start)
+        if block.weights is not None and "weights" in names:
+            if not block.weights.any():
+                continue
+            own["weights"] = block.weights
+        with stream.told(block):
+            result = function(gen, *block.rows, **own)
+        yield BlockResult(result, block.start, block.size)
+
+
+def drawn_seed() -> int:
+    """A seed drawn from torch's global generator."""
+    return int(torch.randint(SEEDS, ()))
+
+
+def seed_of(seed: int, start: int) -> int:
+    """The seed of the block of rows that begins with this number.
+
+    >>> seed_of(0, 0) != seed_of(0, 1024), seed_of(3, 5) == seed_of(3, 5)
+    (True, True)
+    """
+    return int(keys_of(torch.tensor([start]), seed))
