@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probgen.compile.scheduling import Call, repeated, windows
 from probgen.core.described import in_short
+from probgen.core.drawn_together import drawn_together
 from probgen.core.kinds import check_rows_drawn, kind_of, takes_no_draw
 from probgen.core.missing import has_missing
 from probgen.core.reading import Reading, read
@@ -116,8 +117,9 @@ def guide_draws(
 
     At most ``max_rows`` (rows x draws) at once.
 
-    The draws of a program that is not vectorized are recorded once and made together, where that
-    saves time.
+    The draws of a program that does not say that it takes several are made in one run where a
+    trial shows that it does (:func:`probgen.core.drawn_together.drawn_together`); else they are
+    recorded once and made together, where that saves time.
 
     Raises
     ------
@@ -130,6 +132,11 @@ def guide_draws(
         raise ValueError(
             "expected a guide that draws latents, got an empty one: there is nothing to diagnose"
         )
+    with drawn_together(gen, batch):
+        return _draws(gen, batch, particles, max_rows)
+
+
+def _draws(gen: GenerativeModel, batch: tuple, particles: int, max_rows: int) -> GuideDraws:
     first, shapes = _first(gen, batch)
     at_once = max(1, max_rows // row_count(gen, batch))
     size = min(at_once, particles) if gen.vectorized else 1

@@ -15,6 +15,7 @@ from pyro.distributions import Unit
 from torch import Tensor
 
 from probgen.compile.scheduling import Call, repeated, windows
+from probgen.core.drawn_together import drawn_together
 from probgen.core.kinds import average, check_rows_drawn, kind_of
 from probgen.core.missing import has_missing
 from probgen.core.reading import Reading, read
@@ -57,8 +58,8 @@ def log_likelihoods(
 
     Enumerated sites are summed out exactly. q is the guide where it has a density for each row,
     else the prior :math:`p(z \mid \theta)`; without local latents the value is exact. Programs that
-    are not vectorized are recorded once and run for many draws together, where that saves
-    time.
+    do not say that they take several draws make them as those of
+    :func:`probgen.diagnostics.guide_draws.guide_draws`.
 
     Returns
     -------
@@ -82,6 +83,13 @@ def log_likelihoods(
     >>> found["y"].sum(1)
     tensor([-2.7568, -4.2568])
     """
+    with drawn_together(gen, batch):
+        return _log_likelihoods(gen, batch, given, particles, max_rows)
+
+
+def _log_likelihoods(
+    gen: GenerativeModel, batch: tuple, given: Mapping[str, Tensor], particles: int, max_rows: int
+) -> Draws:
     probe = model_trace(gen, batch)
     if not observed_sites(probe):
         raise ValueError(_nothing_observed(probe, gen.plate))
