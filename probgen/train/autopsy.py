@@ -65,9 +65,7 @@ class Autopsy:
         for row in rows[:DESCRIBED]:
             lines += self._described(row)
         lines += _gradients(self.run.module)
-        return "\n  ".join(
-            lines or [NOTHING]
-        )
+        return "\n  ".join(lines or [NOTHING])
 
     def _numbers(self) -> Tensor | None:
         """Numbers of the rows among all rows, where the plate of a program gets them."""

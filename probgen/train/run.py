@@ -521,7 +521,9 @@ class Run:
             with self.averaged(), torch.no_grad(), torch.random.fork_rng():
                 torch.manual_seed(0)
                 # those of a stream are read each time
-                rows = batches.rows if isinstance(batches, HeldOut) else sum(map(self.count, batches))
+                rows = (
+                    batches.rows if isinstance(batches, HeldOut) else sum(map(self.count, batches))
+                )
                 total = sum_of(
                     self.per_row(self.fabric.to_device(batch), rows, self._evaluated())
                     for batch in batches
