@@ -498,10 +498,11 @@ def _unpacked(parcel: _Parcel) -> tuple[Task, dict[str, Any]]:
 def _as_there(around: dict[str, Any]) -> Iterator[None]:
     """As it is in the process that asks, on one core, without lines of progress."""
     kept = torch.get_default_dtype()
+    parameters: Any = dict(around["parameters"])
     _mine.inside = True
     try:
         torch.set_default_dtype(around["dtype"])
-        with one_core(), quietly(), pyro.get_param_store().scope(dict(around["parameters"])):
+        with one_core(), quietly(), pyro.get_param_store().scope(parameters):
             yield
     finally:
         _mine.inside = False

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from probgen.train.agreement import ROOM, STEP, Agreement, StopAgreed, Told, agreeing
+from probgen.train.agreement import ROOM, STEP, Agreement, Notice, StopAgreed, agreeing
 from probgen.train.stream import BatchStream
 
 WORKER = str(Path(__file__).with_name("agreement_worker.py"))
@@ -199,7 +199,7 @@ def test_one_process_agrees_with_itself():
 )
 def test_of_several_reasons_one_counts(said, kind, text):
     kinds = [("builtins", name) for name in ("KeyError", "LookupError", "Exception")]
-    told = [None if each is None else Told(*each, kinds, 0) for each in said]
+    told = [None if each is None else Notice(*each, kinds, 0) for each in said]
     agreed = Agreement()._decided(told, None)
     assert type(agreed) is kind and str(agreed) == text
 

@@ -16,9 +16,9 @@ from inputs import BARE, CASES, SAMPLES, WORKS, WRONG, Row, at_doors, samples
 import probgen as pg
 from probgen.core.conversion import is_nested, nested, rows_from
 from probgen.core.entry import as_rows
+from probgen.core.in_memory import in_memory
 from probgen.core.module import Fixed
 from probgen.distributions.support import responsibilities
-from probgen.train.rows import in_memory
 
 PAIRS = [
     pytest.param("GaussianMixture Full", "em", marks=pytest.mark.slow),

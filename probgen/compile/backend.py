@@ -103,7 +103,7 @@ def _kept(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> CompiledCall | Non
 
 
 def library_of(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> bytes:
-    """The library of a graph, as :func:`load_library` takes it in another process.
+    """The library of a graph, as :func:`library_from` takes it in another process.
 
     Raises one of ``FAILURES`` where inductor cannot make one.
     """
@@ -113,7 +113,7 @@ def library_of(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> bytes:
         return _made(graph, inputs) if found is None else found
 
 
-def load_library(content: bytes, machine: str) -> CompiledCall:
+def library_from(content: bytes, machine: str) -> CompiledCall:
     """A function from the library that a process of this kind of machine has made."""
     if machine != this_machine():
         raise RuntimeError(

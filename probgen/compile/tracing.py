@@ -19,8 +19,8 @@ from probgen.compile.backend import (
     FAILURES,
     CompiledCall,
     by_inductor,
+    library_from,
     library_of,
-    load_library,
     this_machine,
 )
 from probgen.compile.inductor_workarounds import spell_out_alphas, spell_out_masked_puts
@@ -275,7 +275,7 @@ class Portable:
     def __call__(self, *inputs: Tensor) -> Any:
         run = self._run
         if run is None:
-            run = self._run = load_library(self.library, self.machine)
+            run = self._run = library_from(self.library, self.machine)
         with torch.no_grad():
             return pytree.tree_unflatten(run([*inputs, *self.closed_over]), self.outputs)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +99,7 @@ def _agrees(gen: Program, batch: tuple) -> bool:
             gen.max_plate_nesting,
         )
         one = _numbers(alone, gen.plate, 1) | {
-            f"value of {name}": alone.guide.nodes[name]["value"].reshape(1, *shape)
+            f"value of {name}": _value(alone.guide.nodes[name]).reshape(1, *shape)
             for name, shape in shapes.items()
         }
         if not _same({name: value[draw] for name, value in together.items()}, one):
@@ -119,7 +119,7 @@ def _replayed(guide: Callable[..., Any], once: poutine.Trace, values: Draws) -> 
         if isinstance(unwrapped(site["fn"]), Delta):
             given.remove_node(name)
         else:
-            site["value"] = value.reshape(site["value"].shape)
+            site["value"] = value.reshape(_value(site).shape)
     replayed: Callable[..., Any] = poutine.replay(guide, trace=given)
     return replayed
 
@@ -139,8 +139,12 @@ def _guide_of(gen: Program, batch: tuple) -> Callable[..., Any]:
     return poutine.block(gen.model, expose=drawn)
 
 
+def _value(site: Mapping[str, Any]) -> Tensor:
+    return torch.as_tensor(site["value"])
+
+
 def _tensors(trace: poutine.Trace) -> list[Tensor]:
-    return [site["value"] for site in trace.nodes.values() if torch.is_tensor(site.get("value"))]
+    return [value for site in trace.nodes.values() if torch.is_tensor(value := site.get("value"))]
 
 
 def _numbers(reading: Reading, plate: str, count: int) -> Numbers:

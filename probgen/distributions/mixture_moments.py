@@ -136,7 +136,7 @@ def _sum_weighted(
     step: Quadratic | Whitened | RowsOfPattern, rows: tuple[Tensor, Tensor]
 ) -> tuple[Tensor | float, ...]:
     """Raw moments of rows under their weights ``(K, n)``, in float64."""
-    totals = (0.0, 0.0, 0.0)
+    totals: tuple[Tensor | float, ...] = (0.0, 0.0, 0.0)
     blocks, shares = (_blocks(part, step.block, dim) for dim, part in enumerate(rows))
     buffers = step.buffers(len(blocks[0]))
     for block, weights in zip(blocks, shares, strict=True):

@@ -76,7 +76,7 @@ class StopAgreed(Exception):
 
 
 @dataclass(frozen=True)
-class Told:
+class Notice:
     """What a process has to tell: its cause to stop, in text that any other can read.
 
     Attributes
@@ -183,7 +183,7 @@ class Agreement:
         if self.alone:
             return reason
         try:
-            self._meet(STOPPING, Told(STOP, reason, (), self.step()))
+            self._meet(STOPPING, Notice(STOP, reason, (), self.step()))
         except StopAgreed as agreed:
             return agreed.reason
         raise AssertionError("nothing was told")
@@ -292,7 +292,7 @@ class Agreement:
 
     # -- what is sent
 
-    def _meet(self, place: int, told: Told | None, numbers: Sequence[float] = ()) -> list[float]:
+    def _meet(self, place: int, told: Notice | None, numbers: Sequence[float] = ()) -> list[float]:
         given = [float(number) for number in numbers]
         if self.alone:
             return given
@@ -361,15 +361,15 @@ class Agreement:
 
     # -- what is made of it
 
-    def _told(self, error: BaseException) -> Told:
+    def _told(self, error: BaseException) -> Notice:
         if isinstance(error, StopAgreed):
-            return Told(STOP, error.reason, (), self.step())
+            return Notice(STOP, error.reason, (), self.step())
         cause = INTERRUPT if isinstance(error, KeyboardInterrupt) else FAILURE
         kinds = [(kind.__module__, kind.__qualname__) for kind in type(error).__mro__]
         text = str(error) if isinstance(error, Exception) else repr(error)
-        return Told(cause, text or type(error).__name__, kinds, self.step())
+        return Notice(cause, text or type(error).__name__, kinds, self.step())
 
-    def _decided(self, everywhere: Sequence[Told | None], own: Told | None) -> BaseException:
+    def _decided(self, everywhere: Sequence[Notice | None], own: Notice | None) -> BaseException:
         """The one reason: an error before Ctrl-C before a stop, of the first process that has one."""
         said = [(number, told) for number, told in enumerate(everywhere) if told is not None]
         self.even = len({told.step for _, told in said}) == 1 and said[0][1].step == self.step()
@@ -379,7 +379,7 @@ class Agreement:
                     return _raised(told, self._named(number, told, everywhere))
         raise AssertionError("nothing was told")
 
-    def _named(self, number: int, told: Told, everywhere: Sequence[Told | None]) -> str:
+    def _named(self, number: int, told: Notice, everywhere: Sequence[Notice | None]) -> str:
         """Its text, with the process that it comes from where it is not that of all."""
         same = all(other is not None and other.text == told.text for other in everywhere)
         return told.text if same else f"process {number}: {told.text}"
@@ -436,7 +436,7 @@ def gathers(loss: nn.Module) -> bool:
     return any(True for _ in loss.buffers())
 
 
-def _raised(told: Told, text: str) -> BaseException:
+def _raised(told: Notice, text: str) -> BaseException:
     """An error of the class that was told, or of the next one that takes a text and shows it."""
     if told.cause == STOP:
         return StopAgreed(text)

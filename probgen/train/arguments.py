@@ -21,7 +21,7 @@ NEEDS = {
     "validate_every": ("validation", "held-out rows"),
     "resume": ("checkpoint", "the path of a file"),
     "checkpoint_every": ("checkpoint", "the path of a file"),
-    "log_every": ("logger", "lightning_fabric.loggers.CSVLogger('logs')"),
+    "log_every": ("logger", "lightningcheck_fabric.loggers.CSVLogger('logs')"),
 }
 
 
@@ -89,9 +89,9 @@ def _scheduler(**values: Any) -> None:
         as_scheduler(value)
 
 
-def _fabric(**values: Any) -> None:
+def check_fabric(**values: Any) -> None:
     checks.has(
-        ("setup", "to_device"), "pass lightning_fabric.Fabric(...), or leave it out", **values
+        ("setup", "to_device"), "pass lightningcheck_fabric.Fabric(...), or leave it out", **values
     )
 
 
@@ -126,7 +126,7 @@ CHECKS: Mapping[tuple[str, ...], Callable[..., None]] = {
     ("clip",): checks.positive,
     ("ema",): _decay,
     ("checkpoint",): checks.path,
-    ("fabric",): _fabric,
+    ("fabric",): check_fabric,
     ("seed",): checks.is_seed,
     ("progress",): _progress,
     ("logger",): _loggers,

@@ -46,7 +46,7 @@ from probgen.train.alike import (
     settings_in,
     tell_same_rows,
 )
-from probgen.train.arguments import as_scheduler, check_asked
+from probgen.train.arguments import as_scheduler, check_asked, check_fabric
 from probgen.train.callbacks import Callback, each_step
 from probgen.train.checkpoint import CheckpointError, written_alone
 from probgen.train.compiled.policy import Choice, Engine
@@ -295,6 +295,8 @@ def fit(
         callbacks=callbacks,
     )
     whole = in_order(stages, usual)
+    if fabric is not None:
+        check_fabric(fabric=fabric)
     with agreeing(fabric) as agreement, told_once(agreement):
         for number, stage in enumerate(whole):
             with told(number, len(whole)):

@@ -133,7 +133,7 @@ class Run:
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.waited = 0
         self.history = History()
-        self.stop = None
+        self.stop: str | None = None
         self.restores = False
         self.signals = Signals()
         self.buffers = Buffers(loss)

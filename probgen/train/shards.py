@@ -30,7 +30,7 @@ def free_folder(path: Path, step: int) -> str:
     return f"{name}-again" if path.with_name(name).exists() else name
 
 
-def split(tensors: Tensors) -> tuple[Tensors, Tensors]:
+def parted(tensors: Tensors) -> tuple[Tensors, Tensors]:
     """Those of which this process holds a part, and the others."""
     sharded = {name: value for name, value in tensors.items() if is_sharded(value)}
     return sharded, {name: value for name, value in tensors.items() if name not in sharded}

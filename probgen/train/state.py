@@ -32,9 +32,9 @@ from probgen.train.recorded import record_of
 from probgen.train.settings import fingerprint, reconcile, said, schedule_of
 from probgen.train.shards import (
     free_folder,
+    parted,
     read_shards,
     remove_others,
-    split,
     whole_like,
     write_shards,
 )
@@ -186,7 +186,7 @@ def write(run: Run, path: Path) -> None:
     run.agreement.attempt(WRITING, None if first else lambda: write_random_state(run, path))
     folder = None
     if run.sharding is not None:
-        sharded, tensors = split(tensors)
+        sharded, tensors = parted(tensors)
         folder = run.agreement.from_first(free_folder(path, run.step) if first else "", WRITING)
         metadata["shards"] = write_shards(path.with_name(folder), sharded)
     run.agreement.attempt(WRITTEN, (lambda: disk.write(path, tensors, metadata)) if first else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -159,17 +160,17 @@ class CategoricalEmission(Emission):
 
 def _levels_of_each(levels: int | Sequence[int], dims: int | None) -> tuple[int, ...]:
     """Numbers of levels of D variables."""
-    if isinstance(levels, int):
+    if isinstance(levels, int | Integral):
         dims = 1 if dims is None else dims
         checks.at_least(1, levels=levels, dims=dims)
-        return (levels,) * dims
+        return (int(levels),) * dims
     checks.sizes(1, 1, levels=levels)
     if dims not in (None, len(levels)):
         raise ValueError(
             f"expected dims={len(levels)}, the number of variables that levels are given of, got "
             f"{dims}; leave dims out"
         )
-    return tuple(levels)
+    return tuple(map(int, levels))
 
 
 class PoissonEmission(Emission):
