@@ -86,4 +86,5 @@ def main(folder: str) -> None:
         print("RESULT" + json.dumps(found))
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -145,7 +145,8 @@ def _(support: Any, event: torch.Size, like: Tensor) -> Tensor:
     """Side by side, along one dim of the event."""
     parts = []
     for part, size in zip(support.cseq, support.lengths, strict=True):
-        own = list(event)
+        # without event dims the parts stand side by side in a batch, of which a point has that dim
+        own = list(event or like.shape[support.dim :])
         own[support.dim] = size
         parts.append(point_inside(part, torch.Size(own), like))
     dims = max(part.ndim for part in parts)

@@ -202,9 +202,7 @@ class MissingAware(dist.Independent):
             return super().log_prob(x)
         missing = x.isnan()
         entries = self.base_dist.log_prob(
-            torch.where(
-                missing, point_inside(self.base_dist.support, self.base_dist.event_shape, x), x
-            )
+            torch.where(missing, point_inside(self.base_dist.support, torch.Size(), x), x)
         )
         return _sum_events(torch.where(missing, 0.0, entries), self.reinterpreted_batch_ndims)
 

@@ -21,7 +21,7 @@ NEEDS = {
     "validate_every": ("validation", "held-out rows"),
     "resume": ("checkpoint", "the path of a file"),
     "checkpoint_every": ("checkpoint", "the path of a file"),
-    "log_every": ("logger", "lightningcheck_fabric.loggers.CSVLogger('logs')"),
+    "log_every": ("logger", "lightning_fabric.loggers.CSVLogger('logs')"),
 }
 
 
@@ -90,8 +90,9 @@ def _scheduler(**values: Any) -> None:
 
 
 def check_fabric(**values: Any) -> None:
+    """Refuses what is no Fabric."""
     checks.has(
-        ("setup", "to_device"), "pass lightningcheck_fabric.Fabric(...), or leave it out", **values
+        ("setup", "to_device"), "pass lightning_fabric.Fabric(...), or leave it out", **values
     )
 
 
