@@ -1132,7 +1132,13 @@ def test_several_processes_and_scaled_losses_are_not_compiled(of_fabric):
             world_size=of_fabric.get("world_size", 1), strategy=SimpleNamespace(precision=precision)
         )
         optimizer = SimpleNamespace(optimizer=torch.optim.SGD([torch.zeros(1)]))
-        rest = {"parameters": [], "average": None, "history": History(), "signals": Signals()}
+        rest = {
+            "parameters": [],
+            "average": None,
+            "history": History(),
+            "signals": Signals(),
+            "source": None,
+        }
         return SimpleNamespace(optimizer=optimizer, fabric=fabric, **rest)
 
     with pytest.raises(NotCompilable, match=r"several processes|scales its losses"):

@@ -278,13 +278,18 @@ class Agreement:
         return error
 
     def close(self, error: BaseException | None) -> BaseException | None:
-        """The last meeting; what is to be raised after it, if anything."""
-        if self.world == 1:
+        """The last meeting; what is to be raised after it, if anything.
+
+        None is held where an error was agreed upon before: all have learned it in the same meeting,
+        and one that told it at its end would not come to another.
+        """
+        failed = self._agreed is not None and not isinstance(self._agreed, StopAgreed)
+        if self.world == 1 or self.lost or failed:
             return error
         try:
             if error is not None and error is not self._agreed:
                 error = self.tell(error)
-            elif not self.lost:
+            else:
                 self.meet(END)
         except BaseException as agreed:
             error = error or agreed
