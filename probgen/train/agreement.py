@@ -283,7 +283,7 @@ class Agreement:
         None is held where an error was agreed upon before: all have learned it in the same meeting,
         and one that told it at its end would not come to another.
         """
-        failed = self._agreed is not None and not isinstance(self._agreed, StopAgreed)
+        failed = isinstance(self._agreed, Exception) and not isinstance(self._agreed, StopAgreed)
         if self.world == 1 or self.lost or failed:
             return error
         try:
