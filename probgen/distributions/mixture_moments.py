@@ -93,23 +93,26 @@ def weighted_moments(x: Tensor, weights: Tensor, mixture: MixtureParameters) -> 
     return sums
 
 
-@torch.no_grad()
 def log_joint(x: Tensor, mixture: MixtureParameters) -> Tensor:
     r""":math:`\log p(k, x_b)` of rows: ``(n, D) -> (n, K)``; NaN = missing."""
     out = x.new_empty(len(x), len(mixture.means))
-    with one_core() as cores:
-        for step, pieces, index in _steps(x, mixture, cores):
-            out[index] = torch.cat(side_by_side(partial(_evaluate, step), pieces)).to(x.dtype)
-    return out
+    return _filled(out, x, mixture, lambda joint: joint.mT.clone())
+
+
+def log_marginal(x: Tensor, mixture: MixtureParameters) -> Tensor:
+    r""":math:`\log p(x_b) = \log \sum_k p(k, x_b)` of rows: ``(n, D) -> (n,)``; NaN = missing."""
+    return _filled(x.new_empty(len(x)), x, mixture, lambda joint: joint.logsumexp(0))
 
 
 @torch.no_grad()
-def log_marginal(x: Tensor, mixture: MixtureParameters) -> Tensor:
-    r""":math:`\log p(x_b) = \log \sum_k p(k, x_b)` of rows: ``(n, D) -> (n,)``; NaN = missing."""
-    out = x.new_empty(len(x))
+def _filled(
+    out: Tensor, x: Tensor, mixture: MixtureParameters, of_joint: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """``out`` with what is made of the joint densities of all rows."""
     with one_core() as cores:
         for step, pieces, index in _steps(x, mixture, cores):
-            out[index] = torch.cat(side_by_side(partial(_marginal, step), pieces)).to(x.dtype)
+            parts = side_by_side(partial(_evaluate, step, of_joint), pieces)
+            out[index] = torch.cat(parts).to(x.dtype)
     return out
 
 
@@ -147,16 +150,13 @@ def _sum_weighted(
     return totals
 
 
-def _evaluate(step: Quadratic | Whitened | RowsOfPattern, x: Tensor) -> Tensor:
+def _evaluate(
+    step: Quadratic | Whitened | RowsOfPattern, of_joint: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
+    """What is made of the log joint densities ``(K, n)`` of each block of rows."""
     blocks = _blocks(x, step.block)
     buffers = step.buffers(len(blocks[0]))
-    return torch.cat([step.joint(block, buffers)[0].mT.clone() for block in blocks])
-
-
-def _marginal(step: Quadratic | Whitened | RowsOfPattern, x: Tensor) -> Tensor:
-    blocks = _blocks(x, step.block)
-    buffers = step.buffers(len(blocks[0]))
-    return torch.cat([step.joint(block, buffers)[0].logsumexp(0) for block in blocks])
+    return torch.cat([of_joint(step.joint(block, buffers)[0]) for block in blocks])
 
 
 def _blocks(x: Tensor, rows: int, dim: int = 0) -> tuple[Tensor, ...]:
