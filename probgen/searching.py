@@ -496,8 +496,8 @@ class _Run:
         if best not in exact and not _is_near(together, scores[best]):
             return [best]
         # a simpler one that a few rows do not tell apart may be as good by other folds
-        simple = next(name for name in exact if _is_near(scores[name], together))
-        return found if simple in found else [*found, simple]
+        simple = [name for name in exact if _is_near(scores[name], together)][:1]
+        return found + [name for name in simple if name not in found]
 
     def more(self, names: list[str]) -> None:
         """Fits of some candidates with other folds held out, while there is time for all of them."""

@@ -92,6 +92,7 @@ CODED = {
     "VAE given a context",
     "VQVAE",
     "JointTable",
+    "HiddenChowLiu",
     "Factorized",
     "MarkovChain",
     "MADE",

@@ -447,12 +447,12 @@ def test_wrappers_hand_the_simple_loss_on():
     [
         (
             lambda: GaussianMixture(2, 2),
-            "expected a distribution with denoising_loss at site 'x', got MixtureSame",
+            "expected a distribution with denoising_loss at site 'x', got NormalMixture",
         ),
-        (lambda: Standardized(GaussianMixture(2, 2)), "learned by denoising .* got MixtureSame"),
+        (lambda: Standardized(GaussianMixture(2, 2)), "learned by denoising .* got NormalMixture"),
         (
             lambda: Quantized(Standardized(GaussianMixture(2, 2))),
-            "learned by denoising .* got MixtureSame",
+            "learned by denoising .* got NormalMixture",
         ),
         (
             lambda: Quantized(
@@ -470,7 +470,7 @@ def test_distributions_without_a_simple_loss_are_refused(gen, message):
 
 def test_distributions_with_one_way_of_sampling_say_so():
     for gen in (Standardized(GaussianMixture(2, 2)), Quantized(GaussianMixture(2, 2))):
-        with pytest.raises(TypeError, match=r"several ways .* got MixtureSame"):
+        with pytest.raises(TypeError, match=r"several ways .* got NormalMixture"):
             gen().using(DDIM(3))
 
 

@@ -246,6 +246,7 @@ FUNCTIONS = {
     for name, value in public().items()
     if inspect.isfunction(value)
     and any(p.kind is p.KEYWORD_ONLY for p in inspect.signature(value).parameters.values())
+    and not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(value).parameters.values())
 }
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyro
@@ -276,3 +277,31 @@ def test_two_processes_refuse_the_same(two_processes):
     assert "expected values up to 9" in first["program, log_likelihood"]
     assert first["empty part, log_likelihood"] == "3"
     assert "at least one row" in first["no rows, log_likelihood"]
+
+
+# ---------------------------------------------------------------- what holds no rows
+
+NO_ROWS = {
+    "an empty list": list,
+    "lists in lists": lambda: [[], []],
+    "a tuple in a list": lambda: [()],
+    "a set": lambda: {1.0, 2.0},
+    "a batch without arguments": lambda: [torch.zeros(3, 2), []],
+    "batches without arguments": lambda: iter([[]]),
+}
+READ = {
+    "log_likelihood": pg.log_likelihood,
+    "impute": pg.impute,
+    "posterior": pg.posterior,
+    "predictive": pg.predictive,
+    "em": pg.em,
+}
+
+
+@pytest.mark.parametrize("reads", READ)
+@pytest.mark.parametrize("held", NO_ROWS)
+def test_what_holds_no_rows_is_told_by_all_that_read_streams(reads, held):
+    gen, data = pg.GaussianMixture(2, 2), NO_ROWS[held]()
+    with pytest.raises((TypeError, ValueError), match=r"(?s)expected .* got .*; "):
+        found = READ[reads](gen, data)
+        list(found) if isinstance(found, Iterator) else found

@@ -480,3 +480,12 @@ def test_columns_that_name_rows_are_told():
         warnings.simplefilter("always")
         pg.search(frame.drop(columns=["mail"]), budget=0.3, candidates=plan, progress=False)
     assert not any("label of their own" in str(each.message) for each in told)
+
+
+def test_all_of_a_stack_go_on_where_no_candidate_alone_is_near_it():
+    run = _Run(None, {}, torch.zeros(50, 1), 1.0, 0, False)
+    model = pg.Tabular(table_of_bits(bits(60, 4)[0]), pg.Factorized(4))
+    first = torch.tensor([0.0, -9.0]).double().repeat(20)  # each is right about half of the rows
+    scores = {"first": first, "second": -9.0 - first}
+    run.trials = {name: [_Trial(model, own, 0.0, 10, 0, 1.0, 0)] for name, own in scores.items()}
+    assert set(run.leading(stack=True)) == {"first", "second"}

@@ -185,6 +185,15 @@ def is_nested(value: Any) -> bool:
     return isinstance(value, list) and _holds_numbers(value)
 
 
+def is_empty(value: Any) -> bool:
+    """Whether lists hold nothing but empty lists, which are no batches.
+
+    >>> is_empty([]), is_empty([[], []]), is_empty([[1]])
+    (True, True, False)
+    """
+    return isinstance(value, list | tuple) and all(is_empty(each) for each in value)
+
+
 def _holds_numbers(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return bool(value) and _holds_numbers(value[0])

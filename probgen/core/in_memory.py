@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from probgen.core.contexts import zero_context
-from probgen.core.conversion import Arraylike, Framelike, is_nested, is_number_or_missing
+from probgen.core.conversion import (
+    Arraylike,
+    Framelike,
+    is_empty,
+    is_nested,
+    is_number_or_missing,
+)
 from probgen.core.modes import inference_mode_of
 from probgen.core.streams import RowStream
 from probgen.core.supports import DOES_NOT_RUN
@@ -70,8 +76,5 @@ def is_stream(data: Any, gen: Any = None) -> bool:
         return True
     if isinstance(data, Tensor) or not getattr(gen, "any_rows", False):
         return False
-    return (
-        isinstance(data, Iterable)
-        and not isinstance(data, str | bytes)
-        and not in_memory(data, gen)
-    )
+    batches = isinstance(data, Iterable) and not isinstance(data, str | bytes | Set)
+    return batches and not is_empty(data) and not in_memory(data, gen)

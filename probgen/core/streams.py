@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from probgen.core import checks
 from probgen.core.arguments import Keywords
-from probgen.core.conversion import Arraylike, Framelike, is_nested, rows_from
+from probgen.core.conversion import Arraylike, Framelike, is_empty, is_nested, rows_from
 from probgen.core.turns import lent
 
 Range = tuple[int, int]
@@ -361,7 +361,10 @@ def arguments_in(batch: Any) -> Rows:
     if isinstance(batch, Mapping):
         return by_name({name: rows_from(name, value) for name, value in batch.items()})
     parts = batch if isinstance(batch, tuple | list) and not is_nested(batch) else (batch,)
-    return tuple(rows_from("x", part) for part in parts if part is not None)
+    rows = tuple(rows_from("x", part) for part in parts if part is not None)
+    if not rows:
+        raise ValueError("expected rows in every batch, got one without arguments; leave it out")
+    return rows
 
 
 def as_stream(data: Any) -> RowStream:
@@ -374,6 +377,8 @@ def as_stream(data: Any) -> RowStream:
     ------
     TypeError
         For what is nothing of that kind, and for a loader that shuffles.
+    ValueError
+        For lists that hold nothing.
 
     >>> as_stream(torch.zeros(4, 2)).size
     4
@@ -384,10 +389,14 @@ def as_stream(data: Any) -> RowStream:
         return data
     if is_nested(data) or isinstance(data, Tensor | tuple | Mapping | Arraylike | Framelike):
         return MemoryRows(arguments_in(data))
-    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
+    if is_empty(data):
+        raise ValueError(
+            f"expected data with at least one row, got {data!r}; check how it was filtered"
+        )
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes | Set):
         raise TypeError(
             f"expected rows, or batches of them, got {type(data).__name__}; pass a tensor, an array, "
-            "a frame, a stream (pg.streams.Parquet), a DataLoader or an iterable of batches"
+            "a frame, a stream (pg.streams.Parquet), a DataLoader(dataset) or an iterable of batches"
         )
     if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
         raise TypeError(

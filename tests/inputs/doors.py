@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +40,15 @@ class Door:
 
 LOADERS = frozenset({"loader", "dataset"})
 NO_ROWS = frozenset({"None"})
+STREAMS = frozenset({"loader"})
 TAKES = {
     "fit": LOADERS,
     "fit, validation": LOADERS | NO_ROWS | {"generator"},
-    "posterior": NO_ROWS,
-    "predictive": NO_ROWS,
+    "em": STREAMS,
+    "log_likelihood": STREAMS,
+    "impute": STREAMS,
+    "posterior": STREAMS | NO_ROWS,
+    "predictive": STREAMS | NO_ROWS,
     "prior_predictive": NO_ROWS,
     "verdict": NO_ROWS,
     "annealed_importance": NO_ROWS,
@@ -96,15 +100,21 @@ def batched(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def score(gen, *batch):
-    return pg.log_likelihood(gen, *batch, particles=2, compile=False).value
+    found = pg.log_likelihood(gen, *batch, particles=2, compile=False)
+    return torch.tensor(found.mean) if isinstance(found, pg.MeanScore) else found.value
+
+
+def blocks(found: Any) -> Any:
+    """What is found for each block of a stream, read now."""
+    return [block.result for block in found] if isinstance(found, Iterator) else found
 
 
 def posterior(gen, *batch):
-    return pg.posterior(gen, *batch, draws=2, compile=False)
+    return blocks(pg.posterior(gen, *batch, draws=2, compile=False))
 
 
 def predictive(gen, *batch):
-    return pg.predictive(gen, *batch, draws=2, compile=False)
+    return blocks(pg.predictive(gen, *batch, draws=2, compile=False))
 
 
 def prior_predictive(gen, *batch):
@@ -112,7 +122,8 @@ def prior_predictive(gen, *batch):
 
 
 def impute(gen, *batch):
-    return pg.impute(gen, *batch, draws=2, num_steps=3, compile=False).draws
+    found = blocks(pg.impute(gen, *batch, draws=2, num_steps=3, compile=False))
+    return [each.draws for each in (found if isinstance(found, list) else [found])]
 
 
 def verdict(gen, *batch):
@@ -225,7 +236,7 @@ DOORS = {
         Door("fit", fit, TAKES["fit"]),
         Door("fit, by name", fit_by_name),
         Door("fit, validation", validation, TAKES["fit, validation"]),
-        Door("em", em),
+        Door("em", em, TAKES["em"]),
         *(
             Door(name, batched(function), TAKES.get(name, frozenset()), name in OF_TORCH)
             for name, function in {
