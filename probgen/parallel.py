@@ -28,10 +28,10 @@ it: programs of a script, of a notebook, and functions inside of functions work.
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 import pickle
 import platform
-import queue
 import signal
 import sys
 import tempfile
@@ -305,8 +305,9 @@ class _Side:
         self.count = count
         self.advance = advance
         self.content = _packed((function, _surroundings()), count)
-        self.reports: queue.SimpleQueue[_Report | BaseException | None] = queue.SimpleQueue()
         self.found: dict[int, _Report] = {}
+        self.failed: list[BaseException] = []
+        self.news = threading.Event()  # there is one more of them
         self.seen: dict[int, float] = {}  # how much each task had done at the last look
 
     def run(self) -> list[Any]:
@@ -344,33 +345,40 @@ class _Side:
         return Parallel(n_jobs=self.count, return_as=way), calls
 
     def _feed(self, parallel: joblib.Parallel, calls: list[Any]) -> None:
-        """In a thread of its own: on Ctrl-C joblib would end the processes with all that they have."""
+        """Keeps what comes, in a thread of its own, which Ctrl-C does not reach.
+
+        It would tear what has just come out of the hands of the main thread, and joblib would end
+        the processes with all that they have.
+        """
         try:
             for report in parallel(calls):
-                self.reports.put(report)
+                self._keep(report)
         except BaseException as error:  # such as a process that was ended
-            self.reports.put(error)
+            self.failed.append(_lost(error))
         else:
-            self.reports.put(None)
+            if len(self.found) < len(self.tasks):
+                self.failed.append(_lost(None))
+        self.news.set()
 
-    def _collect(self, until: float | None = None) -> None:
-        """Takes reports until there are no more, or time is up."""
-        while len(self.found) < len(self.tasks):
-            try:
-                report = self.reports.get(timeout=GLANCE)
-            except queue.Empty:
-                self._look()
-                if until is not None and time.monotonic() > until:
-                    return
-                continue
-            if not isinstance(report, _Report):
-                raise _lost(report)
+    def _keep(self, report: _Report) -> None:
+        try:
             if report.error is not None:
                 raise report.error
-            self.found[report.number] = report._replace(
-                result=None if report.stop else pickle.loads(report.result)
-            )
+            result = None if report.stop else pickle.loads(report.result)
+            self.found[report.number] = report._replace(result=result)
+        except Exception as error:  # of the task, or of what its result is made of
+            self.failed.append(error)
+        self.news.set()
+
+    def _collect(self, until: float = math.inf) -> None:
+        """Waits until all have come, or time is up, and tells of progress."""
+        while len(self.found) < len(self.tasks) and time.monotonic() < until:
+            self.news.wait(GLANCE)
+            self.news.clear()
+            if self.failed:
+                raise self.failed[0]
             self._look()
+        self._look()  # what came between the last look and the last result
 
     def _end(self) -> None:
         """Tasks end where they are and say what they have, unless Ctrl-C comes again."""

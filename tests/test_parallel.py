@@ -220,12 +220,24 @@ def nested(advance, x):
     return processes(2, 10), torch.get_num_threads(), str(torch.get_default_dtype())
 
 
-def endless(advance, x):
-    if x == 0:
-        return "done"
-    while True:
+class CtrlC:
+    """A result that comes at the same time as Ctrl-C: the process that asks gets both."""
+
+    def __reduce__(self):
+        return came_with_ctrl_c, ()
+
+
+def came_with_ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+    return "done"
+
+
+def one_done_one_endless(advance, task, begun):
+    if task == 1:
+        begun.touch()
+    while not begun.exists() or task == 1:
         time.sleep(0.01)
-        advance(1)
+    return CtrlC()
 
 
 def leave(advance, x):
@@ -322,16 +334,10 @@ def test_a_process_that_is_lost_is_told():
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_done_and_says_what_is_begun():
-    sent = []
-
-    def advance(count):
-        if not sent:  # as soon as one is seen to be under way
-            sent.append(count)
-            signal.raise_signal(signal.SIGINT)
-
+def test_ctrl_c_keeps_what_is_done_and_says_what_is_begun(tmp_path):
+    begun = tmp_path / "begun"
     with pytest.raises(TasksInterrupted) as caught:
-        run_tasks(endless, pairs(0, 1), [0, 0], n_jobs=2, name="task", advance=advance)
+        run_tasks(one_done_one_endless, [(0, begun), (1, begun)], [0, 0], n_jobs=2, name="task")
     assert caught.value.done == {0: "done"}
     assert list(caught.value.begun) == [1]
 
