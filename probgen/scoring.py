@@ -16,7 +16,7 @@ from probgen.compile.cost_model import Profile, fitting
 from probgen.compile.scheduling import Call, Choice, Window, repeated, windows
 from probgen.core import checks
 from probgen.core.arguments import is_leaf
-from probgen.core.by_blocks import AT_ONCE, BlockResult, by_blocks, drawn_seed, seed_of
+from probgen.core.by_blocks import AT_ONCE, BlockResult, drawn_seed, joined, results, seed_of
 from probgen.core.conversion import NO_ROWS
 from probgen.core.entry import as_rows
 from probgen.core.given_weights import weights_from
@@ -33,7 +33,7 @@ from probgen.core.runtime import rows_in_plate, validation
 from probgen.core.score import MeanScore, Score
 from probgen.core.seeds import Seed, seeded, takes_seed
 from probgen.core.sites import in_plate, observed_sites
-from probgen.core.streams import share
+from probgen.core.streams import as_stream, share
 from probgen.core.together import Together
 from probgen.core.unions import atoms_in_words, atoms_of
 from probgen.core.unvisited import leaves_values_out
@@ -87,7 +87,7 @@ def log_likelihood(
         Draws K per row.
     max_rows : int, optional
         Bound on (rows x particles) evaluated at once, in place of the one that ``memory`` sets. Of a
-        stream: rows that are read at once.
+        stream: rows that are read at once; default: as many as hold four million numbers, or 4096.
     memory : float, optional
         Bytes that the tensors of one evaluation may take, judged by a first one of a few rows;
         default: 128 MiB, or 1 GiB on an accelerator. Results do not depend on it beyond the random
@@ -144,14 +144,14 @@ def log_likelihood(
     if len(batch) == 1 and is_stream(batch[0], gen):
         _check_unweighted(weights)
         how = {"particles": particles, "memory": memory, "compile": compile}
-        return _of_stream(gen, batch[0], max_rows or AT_ONCE, how, together, progress)
+        return _of_stream(gen, batch[0], max_rows, how, together, progress)
     with together.agreed():
         batch = as_rows(gen, *batch)
         if weights is not None:
             weights = weights_from(weights, layout_of(gen, batch).size)
         probe = _probe(gen, batch)
         kind = _kind(gen, probe)
-        measure = _measure(probe.pair, gen.plate)
+        measure = measure_of(probe.pair, gen.plate)
     if kind == "exact" or not (
         probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))
     ):
@@ -187,13 +187,19 @@ def log_likelihood(
 def _of_stream(
     gen: GenerativeModel,
     data: Any,
-    max_rows: int,
+    max_rows: int | None,
     how: dict[str, Any],
     together: Together,
     progress: Reported,
 ) -> MeanScore:
     """The mean score of the rows of a stream, each process reading its part of them."""
-    blocks = by_blocks(log_likelihood, gen, data, max_rows=max_rows, fabric=together.fabric, **how)
+    with together.agreed():
+        stream = as_stream(data)
+    seed = together.share(drawn_seed())
+    read = stream.blocks(int(max_rows or AT_ONCE), together.part)
+    if max_rows is None:
+        read = joined(read)
+    blocks = results(log_likelihood, gen, stream, read, seed, how)
     asked = progress if together.first else False
     with Progress("log_likelihood", unit="rows", asked=asked) as shown, together.agreed():
         scores = _told(blocks, shown)
@@ -433,7 +439,8 @@ def _new(window: Window) -> int:
     return window.stop - window.start - window.skip
 
 
-def _measure(pair: Reading, plate: str) -> str:
+def measure_of(pair: Reading, plate: str) -> str:
+    """What the rows' numbers are of: see :class:`Score`."""
     observed = [site for site in observed_sites(pair.model).values() if in_plate(site, plate)]
     if observed and all(site["fn"].support.is_discrete for site in observed):
         return "mass"

@@ -7,17 +7,17 @@ processes of its own, which are forked here, so that libraries are imported once
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import torch
+from forked import ended, free_port, started
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import nn
@@ -279,8 +279,10 @@ def resumed(fabric, path, name):
     return tried(fabric, path, {"gen": model(norm=norm), "resume": True} | data)
 
 
-def work(limit, names, output):
+def work(rank, limit, names, output):
     """All cases of a group in one of its processes; what is known so far is in the output."""
+    global RANK
+    RANK = rank
     torch.set_num_threads(1)
     strategy = DDPStrategy(timeout=timedelta(seconds=limit), process_group_backend="gloo")
     fabric = Fabric(accelerator="cpu", devices=PROCESSES, strategy=strategy)
@@ -296,32 +298,12 @@ def work(limit, names, output):
         output.write_text(json.dumps(found))
 
 
-def started(rank, port, limit, names, output):
-    """Forks one process of a group."""
-    global RANK
-    if number := os.fork():
-        return number
-    RANK = rank
-    place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "MASTER_PORT": port}
-    sizes = {"WORLD_SIZE": PROCESSES, "LOCAL_WORLD_SIZE": PROCESSES}
-    os.environ.update({name: str(value) for name, value in {**place, **sizes}.items()})
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
-    try:
-        work(limit, names, output)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-
 def group(limit, *names):
     """What each process of a group tells, and how it ended: its status, or minus a signal."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     outputs = [Path(tempfile.mkdtemp()) / "told" for _ in range(PROCESSES)]
-    numbers = [started(rank, port, limit, names, each) for rank, each in enumerate(outputs)]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) for number in numbers]
+    works = [partial(work, rank, limit, names, each) for rank, each in enumerate(outputs)]
+    codes = ended([started(each, rank, PROCESSES, port) for rank, each in enumerate(works)])
     return [json.loads(each.read_text()) if each.exists() else {} for each in outputs], codes
 
 

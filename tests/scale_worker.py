@@ -1,15 +1,17 @@
-"""Trains by one strategy or another and prints what the first process found as JSON.
+"""Trains by one strategy or another and prints what the first of two processes found as JSON.
 
-Run by tests/test_scale_processes.py, alone and under torchrun.
+Run by tests/test_scale_processes.py with all that is to be done: each by processes of its own.
 """
 
 import json
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
 from ddp_worker import Taught
+from forked import together
 from lightning_fabric import Fabric
 from pyro.distributions import Normal
 from torch import nn
@@ -232,12 +234,12 @@ def parts(strategy, processes, folder):
     }
 
 
-def main(what, strategy, processes, folder):
+def main(what, strategy, folder):
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    found = TASKS[what](strategy, int(processes), Path(folder))
-    if int(processes) == 1 or torch.distributed.get_rank() == 0:
-        print("RESULT" + json.dumps(found))
+    found = TASKS[what](strategy, 2, Path(folder) / strategy)
+    if torch.distributed.get_rank() == 0:
+        print("RESULT" + json.dumps([what, strategy, found]))
 
 
 TASKS = {"curves": curves, "resumed": resumed, "parts": parts}
@@ -245,4 +247,6 @@ TASKS = {"curves": curves, "resumed": resumed, "parts": parts}
 if __name__ == "__main__":
     import scale_worker  # whose classes checkpoints name by this module
 
-    scale_worker.main(*sys.argv[1:])
+    folder, asked = sys.argv[1:]
+    works = [partial(scale_worker.main, *each, folder) for each in json.loads(asked)]
+    sys.exit(any(code for each in works for code in together(each)))

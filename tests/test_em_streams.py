@@ -1,25 +1,26 @@
 """EM over rows that are read in blocks or shared by processes is EM over rows in memory."""
 
 import copy
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from em_rows import NAMES, example
+from forked import results
 from torch.utils.data import DataLoader, TensorDataset
 
 from probgen.core.row_sample import RowSample
 from probgen.core.streams import MemoryRows
+from probgen.core.together import Together
 from probgen.infer import em_stream
 from probgen.infer.em import em
+from probgen.infer.em_start import stratified
+from probgen.infer.em_stream import Piece
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.factor_analysis import FactorAnalysis
 from probgen.models.mixture import GaussianMixture
 
-WORKER = str(Path(__file__).with_name("shared_rows_worker.py"))
+WORKER = Path(__file__).with_name("shared_rows_worker.py")
 STEPS = {"max_iter": 2, "tol": 0.0, "seed": 3}
 
 
@@ -53,9 +54,17 @@ def densities(gen, x):
     return gen().log_prob(x).detach()
 
 
+SIZES = (1, 7, 24)
+EVERY_SIZE = ("mixture Full", "ChowLiu")
+CUTS = [
+    (name, size)
+    for number, name in enumerate(NAMES)
+    for size in (SIZES if name in EVERY_SIZE else [SIZES[number % 3]])
+]
+
+
 @pytest.mark.table(quick=8)
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [1, 7, 24])
+@pytest.mark.parametrize(("name", "size"), CUTS)
 def test_blocks_give_the_fit_of_rows_in_memory(name, size):
     gen, x, weights = example(name)
     whole, result = fitted(gen, x, weights=weights, n_init=2)
@@ -118,8 +127,8 @@ def test_all_starts_share_each_pass(starts):
 def test_the_best_of_several_starts_over_a_stream_is_that_of_memory():
     x = rows_of_mixture()
     gen = GaussianMixture(4, 2).double()
-    _, result = fitted(gen, x, n_init=5, max_iter=20)
-    _, found = fitted(gen, list(x.split(7)), n_init=5, max_iter=20)
+    _, result = fitted(gen, x, n_init=5, max_iter=8)
+    _, found = fitted(gen, list(x.split(7)), n_init=5, max_iter=8)
     assert torch.allclose(found.log_likelihood, result.log_likelihood, rtol=1e-9)
 
 
@@ -146,7 +155,7 @@ def test_starts_of_some_rows_do_not_depend_on_how_they_are_cut(monkeypatch):
 def test_rows_are_sampled_uniformly_and_in_their_order():
     counts = torch.zeros(12)
     pairs = 0
-    for seed in range(800):
+    for seed in range(400):
         sample = RowSample(3, seed)
         for start in (8, 0, 4):
             rows = torch.arange(start, start + 4)
@@ -155,10 +164,59 @@ def test_rows_are_sampled_uniformly_and_in_their_order():
         assert len(kept) == 3 and (kept.diff() > 0).all()
         counts[kept] += 1
         pairs += int({0, 1} <= set(kept.tolist()))
-    deviation = (800 * 0.25 * 0.75) ** 0.5
-    assert ((counts - 800 * 0.25).abs() < 4 * deviation).all()
+    deviation = (400 * 0.25 * 0.75) ** 0.5
+    assert ((counts - 400 * 0.25).abs() < 4 * deviation).all()
     share = 3 / 12 * 2 / 11
-    assert abs(pairs - 800 * share) < 4 * (800 * share) ** 0.5
+    assert abs(pairs - 400 * share) < 4 * (400 * share) ** 0.5
+
+
+def test_rows_are_sampled_in_proportion_to_their_rates():
+    rates = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    counts = torch.zeros(4)
+    for seed in range(400):
+        sample = RowSample(1, seed)
+        for rows in (torch.tensor([2, 3]), torch.tensor([0, 1])):
+            sample.add(rows, {"x": rows}, rates[rows])
+        counts[sample.rows()["x"]] += 1
+    share = rates / rates.sum()
+    assert ((counts - 400 * share).abs() <= 4 * (400 * share * (1 - share)).sqrt()).all()
+
+
+def rare_cluster(rows=20_000, rare=3):
+    """Rows about 0, but for a few far away, which a sample of some hundred rows has none of."""
+    x = torch.randn(rows, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x[rows // 3 : rows // 3 + rare] += 3000.0
+    return x
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_start_of_some_rows_finds_a_rare_cluster_that_is_far_away(monkeypatch, weighted):
+    monkeypatch.setattr(em_stream, "START_ELEMENTS", 1)
+    monkeypatch.setattr(em_stream, "FEW", 200)
+    x = rare_cluster()
+    weights = torch.ones(len(x)).double() if weighted else None
+    starts = []
+    for size in (20_000, 3_000):
+        gen = GaussianMixture(2, 2).double()
+        em(gen, MemoryRows((x,), weights), max_iter=0, seed=0, max_rows=size, progress=False)
+        assert gen.means.sum(-1).max() == pytest.approx(6000.0, abs=3)
+        starts.append(gen.means)
+    assert torch.allclose(*starts)
+    monkeypatch.setattr(em_stream, "takes_weights", lambda gen: False)
+    gen = GaussianMixture(2, 2).double()
+    em(gen, MemoryRows((x,)), max_iter=0, seed=0, progress=False)
+    assert gen.means.abs().max() < 3  # a uniform sample misses it
+
+
+def test_strata_stand_for_all_rows():
+    x = rare_cluster(5000)
+    found = stratified(
+        {"x": x[::50]}, lambda: [Piece(x, {}, torch.arange(5000), 0.0)], Together(), 0, 90
+    )
+    weights = found["weights"]
+    assert len(weights) == 90 and weights.sum() == pytest.approx(5000)
+    mean = (weights[:, None] * found["x"]).sum(0) / 5000
+    assert (mean - x.mean(0)).abs().max() < 0.4  # 1.8 without the far ones
 
 
 def wrong_row():
@@ -228,12 +286,6 @@ def test_what_is_no_fabric_is_refused(fabric):
 
 @pytest.mark.slow
 def test_two_processes_fit_what_one_fits():
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", WORKER, "em"]
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=900, check=False
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-    assert lines, done.stderr[-2000:]
-    for found in json.loads(lines[0].removeprefix("RESULT")):
-        assert len(found) == 3 * len(NAMES)
+    for found in results(WORKER, "em")[0]:
+        assert len(found) == len(NAMES) + 1
         assert {case: value for case, value in found.items() if not value < 1e-10} == {}

@@ -3,12 +3,11 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import results
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import ModelParallelStrategy
@@ -20,18 +19,8 @@ from probgen.train import fully_sharded
 from probgen.train.sharding import check_stages
 from probgen.train.shards import free_folder, read_shards, remove_others, whole_like
 
-WORKER = str(Path(__file__).with_name("scale_worker.py"))
+WORKER = Path(__file__).with_name("scale_worker.py")
 STRATEGIES = ("ddp", "sharded")
-
-
-def spawned(what, strategy, processes, folder):
-    """What the first of several processes found."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *torchrun, WORKER, what, strategy, str(processes), str(folder)]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    lines = [line for line in output.stdout.splitlines() if line.startswith("RESULT")]
-    assert lines, output.stderr[-3000:]
-    return json.loads(lines[0].removeprefix("RESULT"))
 
 
 def near(values):
@@ -44,10 +33,31 @@ def alone():
     return trained(fabric_of("ddp", 1), batch_size=32)[2]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a checkpoint of one process for each strategy, under two names."""
+    folder = tmp_path_factory.mktemp("runs")
+    for strategy in STRATEGIES:
+        own = folder / strategy
+        own.mkdir()
+        one = own / f"one-{strategy}.checkpoint"
+        trained(fabric_of("ddp", 1), steps=7, batch_size=32, checkpoint=one, verdict=False)
+        shutil.copy(one, own / f"odd-{strategy}.checkpoint")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spawned(folder):
+    """What the first of two processes found, by what they did and by their strategy."""
+    asked = [(what, strategy) for what in ("curves", "resumed") for strategy in STRATEGIES]
+    told = results(WORKER, folder, json.dumps([*asked, ("parts", "sharded")]))
+    return {(what, strategy): found for what, strategy, found in told}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_several_processes_equal_one(strategy, alone, tmp_path):
-    found = spawned("curves", strategy, 2, tmp_path)
+def test_several_processes_equal_one(strategy, alone, spawned):
+    found = spawned["curves", strategy]
     for name in ("one", "several"):  # batches a step
         for series in ("loss", "norm", "validation", "values"):
             assert found[name][series] == near(alone[series]), (name, series)
@@ -62,12 +72,8 @@ def test_several_processes_equal_one(strategy, alone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_runs_go_on_exactly_and_with_another_number_of_processes(strategy, alone, tmp_path):
-    one = tmp_path / f"one-{strategy}.checkpoint"
-    fabric = fabric_of("ddp", 1)
-    trained(fabric, steps=7, batch_size=32, checkpoint=one, verdict=False)
-    shutil.copy(one, tmp_path / f"odd-{strategy}.checkpoint")
-    found = spawned("resumed", strategy, 2, tmp_path)
+def test_runs_go_on_exactly_and_with_another_number_of_processes(strategy, alone, spawned, folder):
+    found = spawned["resumed", strategy]
     whole, pieces = found["exact"]
     assert whole == pieces and len(whole) == 8
     assert found["longer"]["loss"] == near(alone["loss"])
@@ -76,25 +82,26 @@ def test_runs_go_on_exactly_and_with_another_number_of_processes(strategy, alone
     assert "by 1 process, and goes on by 2: on the same rows in the same order" in same
     assert "let batch_size times accumulate be 16" in other
 
-    two = tmp_path / f"{strategy}.checkpoint"
-    shards = sorted(path.name for path in tmp_path.glob(f"{two.name}.shards*"))
+    own = folder / strategy
+    two = own / f"{strategy}.checkpoint"
+    shards = sorted(path.name for path in own.glob(f"{two.name}.shards*"))
     assert len(shards) == (strategy == "sharded")
     held = pg.load(two, into=Batched())
     with pytest.warns(match="by 2 processes, and goes on by 1"):
         gen, _, longer = trained(
-            fabric, seed=1, batch_size=32, checkpoint=two, resume=True, verdict=False
+            fabric_of("ddp", 1), seed=1, batch_size=32, checkpoint=two, resume=True, verdict=False
         )
     assert longer["loss"] == near(alone["loss"])
     assert longer["values"] == near(alone["values"])
-    assert not list(tmp_path.glob(f"{two.name}.shards*"))  # the file is whole from here on
+    assert not list(own.glob(f"{two.name}.shards*"))  # the file is whole from here on
     assert all(
         held.state_dict()[name].shape == value.shape for name, value in gen.state_dict().items()
     )
 
 
 @pytest.mark.slow
-def test_sharded_games_averages_teachers_and_what_is_refused(tmp_path):
-    found = spawned("parts", "sharded", 2, tmp_path)
+def test_sharded_games_averages_teachers_and_what_is_refused(spawned):
+    found = spawned["parts", "sharded"]
     assert found["taught"] == near(taught(fabric_of("ddp", 1), 1))
     assert found["players"] == [True, True, 3]  # the same objects, moved, whole
     (infinite, stages, rows), kept = found["refused"]

@@ -1,8 +1,5 @@
 """Data larger than memory: every row once, shuffled, shared out, resumed; and what is refused."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from forked import results
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import probgen as pg
@@ -724,18 +722,7 @@ def test_processes_share_the_rows_out(tmp_path):
     for number, part in enumerate(np.array_split(x, 3)):
         table = pa.table({"a": part[:, 0], "b": part[:, 1]})
         pq.write_table(table, tmp_path / f"{number}.parquet", row_group_size=9)
-    worker = str(Path(__file__).with_name("stream_worker.py"))
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", worker]
-    output = subprocess.run(
-        [sys.executable, *command, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    lines = [line for line in output.stdout.splitlines() if line.startswith("RESULT")]
-    assert lines, output.stderr[-3000:]
-    found = json.loads(lines[0].removeprefix("RESULT"))
+    (found,) = results(Path(__file__).with_name("stream_worker.py"), tmp_path)
     for rows, batches in found["seen"]:
         assert sorted(rows) == [0.0] + [1.0] * (ROWS - 1)
         assert batches == [7, 7]

@@ -2,11 +2,14 @@
 
 Four chains of eight schools (ten dims) and of a logistic regression (ten coefficients, 2,000 rows),
 one core for each process. Processes are started and the density is compiled before anything is
-measured. Two ratios of time in turn over time side by side:
+measured. Three ratios of time in turn over time side by side:
 
 - wall: by the clock, what somebody waits for. It needs as many free cores as there are processes.
 - work: by processor time, in turn over this process and the busiest other one. It is what free
-  cores would give, and can be measured on a busy machine.
+  cores would give if they shared the chains out as they were now: on a busy machine a process that
+  waits for its core leaves chains to the other one.
+- even: by processor time, over the mean of the processes. It is what free cores would give with as
+  many chains each, and the only one of the three that can be measured on a busy machine.
 
     python benchmarks/scale/chains.py                    # 2 processes
     python benchmarks/scale/chains.py --jobs 4 --draws 4000
@@ -60,15 +63,15 @@ def spent() -> dict[int, float]:
     return {each.pid: sum(each.cpu_times()[:2]) for each in (own, *own.children(recursive=True))}
 
 
-def measured(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What a call gives, its seconds, and processor seconds on the longest way through it."""
+def measured(call: Callable[[], Any]) -> tuple[Any, float, float, float]:
+    """What a call gives, its seconds, and processor seconds: on the longest way through it, of all."""
     before = spent()
     began = time.perf_counter()
     found = call()
     wall = time.perf_counter() - began
     used = {pid: seconds - before.get(pid, 0.0) for pid, seconds in spent().items()}
     here = used.pop(psutil.Process().pid)
-    return found, wall, here + max(used.values(), default=0.0)
+    return found, wall, here + max(used.values(), default=0.0), here + sum(used.values())
 
 
 def main() -> None:
@@ -79,7 +82,9 @@ def main() -> None:
     parser.add_argument("--pyro-draws", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'model':20} {'sampler':9} {'in turn':>9} {'side by side':>13} {'wall':>6} {'work':>6}")
+    print(
+        f"{'model':20} {'sampler':9} {'in turn':>9} {'side by side':>13} {'wall':>6} {'work':>6} {'even':>6}"
+    )
     for name, (model, data) in problems().items():
         for sampler, draws in ((pg.Nutpie(), options.draws), (pg.PyroNUTS(), options.pyro_draws)):
             sizes = {"chains": options.chains, "seed": 0, "sampler": sampler, "progress": False}
@@ -90,13 +95,15 @@ def main() -> None:
                 return pg.mcmc(model, *data, draws=draws, tune=draws, n_jobs=jobs, **sizes)
 
             run(options.jobs, 5)  # starts the processes and compiles
-            together, side, side_work = measured(lambda run=run, n=draws: run(options.jobs, n))
-            alone, turn, turn_work = measured(lambda run=run, n=draws: run(1, n))
+            together, side, side_work, side_all = measured(
+                lambda run=run, n=draws: run(options.jobs, n)
+            )
+            alone, turn, turn_work, _ = measured(lambda run=run, n=draws: run(1, n))
             for site, values in alone.draws.items():
                 assert torch.equal(values, together.draws[site]), site
             print(
                 f"{name:20} {type(sampler).__name__:9} {turn:7.1f} s {side:11.1f} s "
-                f"{turn / side:6.2f} {turn_work / side_work:6.2f}",
+                f"{turn / side:6.2f} {turn_work / side_work:6.2f} {options.jobs * turn_work / side_all:6.2f}",
                 flush=True,
             )
 

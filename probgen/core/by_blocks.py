@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -10,7 +10,8 @@ import torch
 from probgen.core import checks
 from probgen.core.keywords import taken
 from probgen.core.row_sample import keys_of
-from probgen.core.streams import RowStream, as_stream
+from probgen.core.rows import tensors_of
+from probgen.core.streams import RowBlock, RowStream, as_stream, concatenated
 from probgen.core.together import Together
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
 AT_ONCE = 4096  # rows of a block
+NUMBERS = 2**22  # in blocks that are joined: what a call costs beside them is little then
 SEEDS = 2**62
 
 
@@ -108,19 +110,21 @@ def by_blocks(
     with together.agreed():
         stream = as_stream(data)
     drawn = together.share(drawn_seed() if seed is None else int(seed))
-    return _results(function, gen, stream, (int(max_rows), together.part), drawn, options)
+    blocks = stream.blocks(int(max_rows), together.part)
+    return results(function, gen, stream, blocks, drawn, options)
 
 
-def _results(
+def results(
     function: Callable[..., Any],
     gen: Any,
     stream: RowStream,
-    cut: tuple[int, tuple[int, int]],
+    blocks: Iterable[RowBlock],
     seed: int,
     options: dict[str, Any],
 ) -> Iterator[BlockResult]:
+    """What a function gives for blocks of a stream, as :func:`by_blocks` calls it."""
     names = taken(function) or ()
-    for block in stream.blocks(*cut):
+    for block in blocks:
         own = dict(options)
         if "seed" in names:
             own["seed"] = seed_of(seed, block.start)
@@ -131,6 +135,35 @@ def _results(
         with stream.told(block):
             result = function(gen, *block.rows, **own)
         yield BlockResult(result, block.start, block.size)
+
+
+def joined(blocks: Iterable[RowBlock], numbers: int = NUMBERS) -> Iterator[RowBlock]:
+    """Consecutive blocks as one, which holds so many numbers at most or is a single block.
+
+    Whoever does not know how wide rows are reads few at once, and then takes them together.
+
+    >>> from probgen.core.streams import MemoryRows
+    >>> blocks = MemoryRows((torch.arange(14.0).reshape(7, 2),)).blocks(2)
+    >>> [(block.start, block.size) for block in joined(blocks, 8)]
+    [(0, 4), (4, 3)]
+    """
+    kept: list[RowBlock] = []
+    held = 0
+    for block in blocks:
+        size = sum(value.numel() for value in tensors_of(block.rows))
+        if kept and (held + size > numbers or not _follows(kept[-1], block)):
+            yield concatenated(kept, kept[0].start)
+            kept, held = [], 0
+        kept.append(block)
+        held += size
+    if kept:
+        yield concatenated(kept, kept[0].start)
+
+
+def _follows(one: RowBlock, other: RowBlock) -> bool:
+    """Whether a block is the next of a stream, of rows of the same shapes."""
+    shapes = [[value.shape[1:] for value in tensors_of(each.rows)] for each in (one, other)]
+    return one.start + one.size == other.start and shapes[0] == shapes[1]
 
 
 def drawn_seed() -> int:

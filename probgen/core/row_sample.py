@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,9 @@ class RowSample:
 
     Row ``i`` has a key that follows from the seed and ``i`` alone, and rows with the smallest keys
     are kept, in their order. Blocks may be of any sizes, and rows may be read by several processes:
-    the sample is the same one. Memory is that of twice as many rows and a block.
+    the sample is the same one. Memory is that of twice as many rows and a block. With ``rates`` keys
+    are exponential variables of these rates: rows are drawn in proportion to them, one after the
+    other, without replacement.
 
     Parameters
     ----------
@@ -36,7 +39,8 @@ class RowSample:
     ----------
     Vitter (1985), Random sampling with a reservoir, https://doi.org/10.1145/3147.3165; keys: Steele,
     Lea, Flood (2014), Fast splittable pseudorandom number generators,
-    https://doi.org/10.1145/2660193.2660195
+    https://doi.org/10.1145/2660193.2660195; rates: Efraimidis, Spirakis (2006), Weighted random
+    sampling with a reservoir, https://doi.org/10.1016/j.ipl.2005.11.003
 
     >>> whole, parts = RowSample(3, seed=0), RowSample(3, seed=0)
     >>> x = torch.arange(100.0)
@@ -51,16 +55,21 @@ class RowSample:
         self.most = most
         self.seed = seed
         self.seen = 0
-        self._limit: int | None = None  # keys above it are not among the smallest
+        self._limit: float | None = None  # keys above it are not among the smallest
         self._pieces: list[dict[str, Tensor]] = []
         self._held = 0
 
-    def add(self, numbers: Tensor, rows: Mapping[str, Tensor]) -> None:
-        """Looks at rows ``(n, ...)`` by name, which have these numbers ``(n,)`` among all rows."""
+    def add(self, numbers: Tensor, rows: Mapping[str, Tensor], rates: Tensor | None = None) -> None:
+        """Looks at rows ``(n, ...)`` by name, which have these numbers ``(n,)`` among all rows.
+
+        With ``rates`` ``(n,)``, for all rows or for none, rows of rate 0 are never drawn.
+        """
         numbers = numbers.cpu()
         self.seen += len(numbers)
         keys = keys_of(numbers, self.seed)
-        kept = torch.ones(len(keys)).bool() if self._limit is None else keys < self._limit
+        if rates is not None:
+            keys = _exponential(keys) / rates.cpu().double()
+        kept = keys < (math.inf if self._limit is None else self._limit)
         if not kept.any():
             return
         piece = {name: value[kept.to(value.device)].cpu() for name, value in rows.items()}
@@ -78,7 +87,7 @@ class RowSample:
         if len(whole[_KEY]) > self.most:
             keys, places = whole[_KEY].topk(self.most, largest=False)
             whole = {name: value[places] for name, value in whole.items()}
-            self._limit = int(keys.max())
+            self._limit = keys.max().item()
         self._pieces = [whole]
         self._held = len(whole[_KEY])
 
@@ -142,6 +151,11 @@ def keys_of(numbers: Tensor, seed: int) -> Tensor:
     """
     keys = (numbers.long() + 1) * _STEP + _mixed(torch.tensor(seed + 1) * _STEP)
     return _mixed(keys) & torch.iinfo(torch.int64).max
+
+
+def _exponential(keys: Tensor) -> Tensor:
+    """Keys as exponential variables of rate 1."""
+    return -((keys.double() + 0.5) / 2**63).log()
 
 
 def _mixed(bits: Tensor) -> Tensor:

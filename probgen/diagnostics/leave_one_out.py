@@ -69,7 +69,7 @@ class LooResult:
             return (
                 f"elpd_loo: no estimate, k-hat > 0.7 on all {rows} rows; use mcmc or a guide "
                 "nearer to the posterior, "
-                "or leave out rows in folds and fit again"
+                "or leave out rows in folds and fit again (pg.diagnostics.kfold)"
             )
         value = f"elpd_loo = {self.elpd:.2f} ± {self.stderr:.2f} nats, p_loo = {self.p_loo:.1f}"
         trust = f"k-hat > 0.7 on {bad} of {rows} rows"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from probgen.compile.scheduling import Call, repeated, windows
 from probgen.core.drawn_together import drawn_together
-from probgen.core.kinds import average, check_rows_drawn, kind_of
+from probgen.core.kinds import average, check_rows_drawn, kind_of, worst
 from probgen.core.missing import has_missing
 from probgen.core.reading import Reading, read
 from probgen.core.rows import row_count, tensors_of
 from probgen.core.runtime import evaluating, validation
+from probgen.core.score import Score
 from probgen.core.sites import (
     Site,
     density_sites,
@@ -34,6 +35,7 @@ from probgen.core.sites import (
 )
 from probgen.infer.given import model_trace
 from probgen.infer.simulate import Draws, trace_of
+from probgen.scoring import measure_of
 
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
@@ -90,13 +92,7 @@ def log_likelihoods(
 def _log_likelihoods(
     gen: GenerativeModel, batch: tuple, given: Mapping[str, Tensor], particles: int, max_rows: int
 ) -> Draws:
-    probe = model_trace(gen, batch)
-    if not observed_sites(probe):
-        raise ValueError(_nothing_observed(probe, gen.plate))
-    latent = {name: site for name, site in latent_sites(probe).items() if not is_enumerated(site)}
-    local = [name for name, site in latent.items() if in_plate(site, gen.plate)]
-    fixed = _full({name: site for name, site in latent.items() if name not in local}, given, gen)
-    proposal = _proposal(gen, batch, local)
+    proposal, fixed, local, first = _parts(gen, batch, given)
     capacity = max(1, max_rows // row_count(gen, batch))
     draws = len(next(iter(given.values()))) if given else 1
     particles = particles if local else 1
@@ -105,7 +101,6 @@ def _log_likelihoods(
     cuts = windows(draws, size // repeats)
     rounds = -(-particles // repeats)
     size = cuts[0].stop * repeats
-    first = _run(gen, batch, proposal, {name: value[:1] for name, value in fixed.items()}, 1)
     kind = _checked(first, gen.plate)
     variables = variables_of(first.model, gen.plate)
 
@@ -133,6 +128,61 @@ def _log_likelihoods(
             }
         )
     return {name: torch.cat([part[name] for part in parts]) for name in variables}
+
+
+class _Parts(NamedTuple):
+    """What draws the local latents, the globals as the program draws them, and a run with the first."""
+
+    proposal: Proposal
+    fixed: Draws
+    local: list[str]
+    first: Reading
+
+
+def _parts(gen: GenerativeModel, batch: tuple, given: Mapping[str, Tensor]) -> _Parts:
+    probe = model_trace(gen, batch)
+    if not observed_sites(probe):
+        raise ValueError(_nothing_observed(probe, gen.plate))
+    latent = {name: site for name, site in latent_sites(probe).items() if not is_enumerated(site)}
+    local = [name for name, site in latent.items() if in_plate(site, gen.plate)]
+    fixed = _full({name: site for name, site in latent.items() if name not in local}, given, gen)
+    proposal = _proposal(gen, batch, local)
+    first = _run(gen, batch, proposal, {name: value[:1] for name, value in fixed.items()}, 1)
+    return _Parts(proposal, fixed, local, first)
+
+
+@torch.no_grad()
+def score_of_draws(
+    gen: GenerativeModel,
+    batch: tuple,
+    given: Mapping[str, Tensor],
+    particles: int = 1,
+    max_rows: int = 2**15,
+) -> Score:
+    r"""Log-likelihood of every row under the mean over draws of the globals.
+
+    .. math:: \log \tfrac1S \sum_s p(x_b \mid \theta_s)
+
+    As of :func:`log_likelihoods`, of all observed sites together: unbiased for the density under the
+    posterior that the draws come from.
+
+    >>> import pyro
+    >>> import pyro.distributions as dist
+    >>> from probgen.core.program import Program
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     with pyro.plate("data", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> print(score_of_draws(Program(model), (torch.zeros(3),), {"mu": torch.tensor([0.0, 1.0])}))
+    >= -1.14 ± 0.00 nats (unbiased, 2 particles)
+    """
+    with drawn_together(gen, batch):
+        found = _log_likelihoods(gen, batch, given, particles, max_rows)
+        first = _parts(gen, batch, given).first
+    rows = list(found.values())[-1]  # the joint one comes last
+    kind = worst("unbiased", _checked(first, gen.plate))
+    value = average(rows, kind)
+    return Score(value, kind, particles=len(rows), measure=measure_of(first, gen.plate))
 
 
 def variables_of(model: poutine.Trace, plate: str) -> Variables:

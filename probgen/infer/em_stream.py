@@ -24,6 +24,7 @@ from probgen.infer.em_data import (
     rows_at_once,
 )
 from probgen.infer.em_runs import Sums
+from probgen.infer.em_start import stratified, takes_weights
 
 START_ROWS = 2**16  # that starts are made of, at most
 START_ELEMENTS = 2**25  # in these rows, at most
@@ -127,8 +128,10 @@ class StreamedRows:
 
     The first pass checks all values, counts the rows, and draws those that starts are made of:
     uniformly, :data:`START_ROWS` at most, the same ones however the rows are cut into blocks and
-    shared among processes. Memory is that of a block, and of twice as many rows as starts are made
-    of.
+    shared among processes. Where there are more rows, of vectors, and the family starts from
+    weighted ones, three more passes look for what the sample misses
+    (:func:`probgen.infer.em_start.stratified`). Memory is that of a block, and of twice as many rows
+    as starts are made of.
 
     Parameters
     ----------
@@ -165,16 +168,23 @@ class StreamedRows:
         self._sums = Sums()
         self._read = 0  # rows of this process in a pass
         self._look()
+        self._rows = self._sample.rows()
+        if self._sample.seen > most and len(reader.event) == 1 and takes_weights(reader.family):
+            self._rows = stratified(self._rows, self._pieces, together, seed, most)
 
     def blocks(self, device: torch.device) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Arguments of ``expect``: rows on the device, and what is known of them."""
+        return (_on(device, piece) for piece in self._pieces())
+
+    def _pieces(self) -> Iterator[Piece]:
+        """The rows of this process, those of some weight."""
         count = 0
         for block in self.stream.blocks(self.max_rows, self.together.part):
             with self.stream.told(block):
                 piece = self.reader.read(block)
             count += block.size
             if len(piece.x):
-                yield _on(device, piece)
+                yield piece
         if count != self._read:
             raise ValueError(
                 f"expected as many rows in every pass over the stream, got {self._read} and then "
@@ -186,7 +196,7 @@ class StreamedRows:
         if isinstance(gen, StartsFromSums):
             gen.start(self._sums.statistics)
             return
-        known = self._sample.rows()
+        known = dict(self._rows)
         x = known.pop("x").to(self.reader.like.device)
         gen.initialize(x, generator, **{name: value.to(x.device) for name, value in known.items()})
 

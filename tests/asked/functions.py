@@ -47,6 +47,10 @@ def _tables() -> object:
     return pg.graphical.parse_bif(BIF)
 
 
+def _fitted(x: torch.Tensor) -> object:
+    return gaussian()
+
+
 # "FOLDER" becomes a temporary folder
 GOOD = {
     "fit": lambda: {
@@ -95,6 +99,26 @@ GOOD = {
         "thin": 1,
         "tune": 4,
         "sampler": pg.PyroNUTS(),
+        "progress": False,
+    },
+    "bootstrap": lambda: {
+        "statistic": torch.mean,
+        "*batch": (Y,),
+        "resamples": 2,
+        "progress": False,
+    },
+    "kfold": lambda: {
+        "refit": _fitted,
+        "*batch": (rows(2),),
+        "folds": 2,
+        "particles": 1,
+        "progress": False,
+    },
+    "reloo": lambda: {
+        "result": pg.diagnostics.LooResult(torch.zeros(8), torch.ones(8), 0.0),
+        "refit": _fitted,
+        "*batch": (rows(2, count=8),),
+        "particles": 1,
         "progress": False,
     },
     "sample": lambda: {"gen": gaussian(), "n": 2},
