@@ -294,7 +294,7 @@ def test_a_state_of_other_weights_is_refused(other, tmp_path):
     gen, _, x, weights = pair("Gaussian")
     file = {"checkpoint": tmp_path / "state", "resume": True}
     fit(gen, x, weights=weights, steps=1, **file, **QUIET)
-    with pytest.raises(CheckpointError, match="other weights or another precision; pass those"):
+    with pytest.raises(CheckpointError, match="other weights or another precision; pass"):
         fit(gen, x, weights=other, steps=2, **file, **QUIET)
 
 

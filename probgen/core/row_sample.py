@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probgen.core.conversion import NO_ROWS
 from probgen.core.in_memory import is_stream
-from probgen.core.streams import as_stream
+from probgen.core.streams import RowBlock, as_stream
 from probgen.core.together import Together
 
 _MIXERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # odd numbers of 64 bits, with a sign
@@ -123,7 +123,7 @@ def drawn_rows(data: Any, most: int, seed: int, max_rows: int, together: Togethe
     sample = RowSample(int(most), int(seed))
     with together.agreed():
         for block in as_stream(data).blocks(int(max_rows), together.part):
-            _check_alone(block.rows)
+            _check_alone(block)
             sample.add(torch.arange(block.start, block.start + block.size), {"x": block.rows[0]})
     sample.merge(together)
     found = sample.rows()
@@ -132,11 +132,16 @@ def drawn_rows(data: Any, most: int, seed: int, max_rows: int, together: Togethe
     return found["x"]
 
 
-def _check_alone(rows: Sequence[Any]) -> None:
-    if len(rows) != 1:
+def _check_alone(block: RowBlock) -> None:
+    if len(block.rows) != 1:
         raise ValueError(
-            f"expected a stream of rows alone, got batches of {len(rows)} parts; give the first of "
-            "each batch: (batch[0] for batch in loader)"
+            f"expected a stream of rows alone, got batches of {len(block.rows)} parts; give the first "
+            "of each batch: (batch[0] for batch in loader)"
+        )
+    if block.weights is not None:
+        raise ValueError(
+            "expected rows that count once each, got a stream with weights; make it without weights=, "
+            "or compare with rows drawn in proportion to them"
         )
 
 

@@ -31,12 +31,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from probgen.core import checks
 from probgen.core.arguments import Keywords
@@ -48,6 +48,8 @@ Rows = tuple[Any, ...]
 FAMILY = ("x", "context")  # the arguments that families take, in their order
 ROW = re.compile(r"\brow (\d+)")
 ENTRY = re.compile(r", entry (\d+)(?![\d,]|, \d)")
+TELLING = 4  # rows that tell a stream from others, at each of some places
+PROBES = 8  # such places
 
 
 class RowBlock(NamedTuple):
@@ -179,6 +181,29 @@ class SeekableRows(RowStream):
         checks.at_least(1, max_rows=max_rows)
         begin, end = share(self.size, *part)
         return in_blocks(self.read([(begin, end)]), begin, max_rows)
+
+
+def telling(stream: RowStream) -> tuple[Any, ...]:
+    """What tells a stream from others without reading it whole: its runs, and some of its rows.
+
+    >>> telling(MemoryRows((torch.arange(3.0),)))[:2]
+    ('1', tensor([0., 1., 2.]))
+    """
+    if not isinstance(stream, SeekableRows):
+        block = next(stream.blocks(TELLING), None)
+        return () if block is None else (*block.rows, block.weights)
+    runs = stream.runs
+    ends = list(accumulate(runs)) if isinstance(runs, Sequence) else []
+    count = len(ends) if isinstance(runs, Sequence) else -(-stream.size // runs)
+    asked = {round(place * (count - 1) / (PROBES - 1)) for place in range(PROBES)}
+    starts = sorted(_start(run, runs, ends) for run in asked)
+    blocks = stream.read([(start, min(start + TELLING, stream.size)) for start in starts])
+    return (str(runs), *(part for block in blocks for part in (*block.rows, block.weights)))
+
+
+def _start(run: int, runs: int | Sequence[int], ends: Sequence[int]) -> int:
+    """The number of the first row of a run."""
+    return ends[run] - runs[run] if isinstance(runs, Sequence) else run * runs
 
 
 def share(size: int, rank: int, world: int) -> Range:
@@ -398,9 +423,19 @@ def as_stream(data: Any) -> RowStream:
             f"expected rows, or batches of them, got {type(data).__name__}; pass a tensor, an array, "
             "a frame, a stream (pg.streams.Parquet), a DataLoader(dataset) or an iterable of batches"
         )
-    if isinstance(data, DataLoader) and isinstance(data.sampler, RandomSampler):
+    if isinstance(data, DataLoader) and not _in_order(data):
         raise TypeError(
-            "expected rows in their order, got a DataLoader that shuffles; make it with "
-            "DataLoader(dataset, shuffle=False)"
+            "expected rows in their order, got a DataLoader with a sampler; make it with "
+            "DataLoader(dataset, shuffle=False), of torch.utils.data.Subset(dataset, numbers) for some"
         )
     return BatchRows(data)
+
+
+def _in_order(loader: DataLoader) -> bool:
+    """Whether a loader gives the samples in the order of its data set."""
+    if isinstance(loader.dataset, IterableDataset):
+        return True
+    sampler: Any = loader.sampler
+    if loader.batch_sampler is not None:
+        sampler = getattr(loader.batch_sampler, "sampler", None)
+    return isinstance(sampler, SequentialSampler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -29,6 +29,14 @@ class Sliceable(Protocol):
 
     def __getitem__(self, rows: Any) -> Any:
         """Some rows."""
+
+
+class ArrayFile(NamedTuple):
+    """A file of an array, and what it was when the stream was made."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: Any
 
 
 class Arrays(SeekableRows):
@@ -60,7 +68,8 @@ class Arrays(SeekableRows):
     FileNotFoundError
         For paths without a file.
     ValueError
-        For arrays of different lengths, without rows, and files that are no arrays.
+        For arrays of different lengths, without rows, and files that are no arrays; while they are
+        read, for files of another shape than when the stream was made.
 
     >>> rows = Arrays(np.arange(10.0).reshape(5, 2), run=2)
     >>> rows.size, rows.runs, [block.size for block in rows.blocks(4)]
@@ -122,7 +131,7 @@ class Arrays(SeekableRows):
 
     def where(self, row: int) -> str:
         source = next(iter(self.arrays.values()))
-        return f"row {row} of {source}" if isinstance(source, str) else f"row {row}"
+        return f"row {row} of {source.path}" if isinstance(source, ArrayFile) else f"row {row}"
 
 
 def _source(name: str, given: Any) -> Any:
@@ -134,7 +143,8 @@ def _source(name: str, given: Any) -> Any:
                 f"expected a file of an array for {name}, found none at {path!r}; write it by "
                 "numpy.save(path, array)"
             )
-        return path
+        array = _loaded(path)
+        return ArrayFile(path, array.shape, array.dtype)
     if isinstance(given, Tensor):
         return rows_from(name, given).detach().cpu().numpy()
     if not isinstance(given, Sliceable):
@@ -147,16 +157,32 @@ def _source(name: str, given: Any) -> Any:
 
 def _opened(source: Any) -> Any:
     """An array that can be sliced; a file as a memory map, which ends with its last use."""
-    if not isinstance(source, str):
+    if not isinstance(source, ArrayFile):
         return source
+    array = _loaded(source.path)
+    if (array.shape, array.dtype) != (source.shape, source.dtype):
+        raise ValueError(
+            f"expected {source.path} as it was when the stream was made, {source.dtype} of shape "
+            f"{source.shape}, got {array.dtype} of shape {array.shape}; make the stream anew"
+        )
+    return array
+
+
+def _loaded(path: str) -> np.ndarray:
     try:
-        return np.load(source, mmap_mode="r")
+        array = np.load(path, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(
-            f"expected an array of numbers in {source!r}, got another file ({error}); write it by "
+            f"expected an array of numbers in {path!r}, got another file ({error}); write it by "
             "numpy.save(path, array), or open a file without a header by numpy.memmap(path, dtype, "
             "'r', shape=...)"
         ) from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(
+            f"expected one array in {path!r}, got an archive of several; write each by "
+            "numpy.save(path, array)"
+        )
+    return array
 
 
 def _length(arrays: Mapping[str, Any]) -> int:
@@ -191,5 +217,7 @@ def _read(name: str, source: Any, ranges: list[Range]) -> Tensor:
     if all(end - begin == 1 for begin, end in ranges) and isinstance(array, np.ndarray):
         parts = array[[begin for begin, _ in ranges]]
     else:
-        parts = np.concatenate([np.asarray(array[begin:end]) for begin, end in ranges])
+        pieces = [np.asanyarray(array[begin:end]) for begin, end in ranges]  # a mask stays
+        join = np.ma.concatenate if isinstance(pieces[0], np.ma.MaskedArray) else np.concatenate
+        parts = join(pieces)
     return rows_from(name, parts)

@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 
 from probgen.core import checks
 from probgen.core.checks.reports import short
-from probgen.core.conversion import NO_ROWS, rows_from
+from probgen.core.conversion import NO_ROWS, Masked, rows_from
 from probgen.core.streams import (
     Range,
     RowBlock,
@@ -35,6 +35,7 @@ from probgen.streams.selection import (
     Settled,
     as_matrix,
     check_column,
+    check_names,
 )
 
 PIECE = 1024  # samples that are fetched at once
@@ -258,6 +259,8 @@ class Samples:
     names = None
 
     def __init__(self, columns: Names | Mapping[str, Names] | None):
+        for names in columns.values() if isinstance(columns, Mapping) else [columns]:
+            check_names(names)
         self.columns = columns
 
     def fetched(self, dataset: Any, places: list[int]) -> Rows:
@@ -273,7 +276,7 @@ class Samples:
             yield self._rows(several)
 
     def _rows(self, samples: Any) -> Rows:
-        batch = default_collate(list(samples))
+        batch = default_collate([_unmasked(sample) for sample in samples])
         return arguments_in(batch if self.columns is None else self._picked(batch))
 
     def _picked(self, batch: Any) -> dict[str, Tensor]:
@@ -331,6 +334,15 @@ def _of_all_processes(dataset: Any) -> Any:
     whole.distributed_env = type(dataset.distributed_env)(1, 0, 1)
     whole.shuffler = None
     return whole
+
+
+def _unmasked(sample: Any) -> Any:
+    """A sample, or its parts, with NaN in place of what is masked, which collating would drop."""
+    if isinstance(sample, Masked):
+        return rows_from("x", sample)
+    if isinstance(sample, Mapping):
+        return {name: _unmasked(part) for name, part in sample.items()}
+    return tuple(map(_unmasked, sample)) if type(sample) in (tuple, list) else sample
 
 
 def _entries(batch: Mapping[str, Any], names: Any) -> Tensor:

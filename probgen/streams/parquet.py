@@ -69,7 +69,7 @@ class Parquet(SeekableRows):
     columns : str, sequence of str or mapping, optional
         The columns of ``x``: several as a matrix, a single one by its name alone as numbers
         ``(N,)`` or events. Or of each argument by its name: ``{"x": ["a", "b"], "context": ["c"]}``.
-        Default: all of them, but for the weights.
+        Default: all of them, but for the weights, and the index of a frame of pandas.
     encode : callable or mapping, optional
         Makes numbers ``(N, *event)`` of a :class:`pyarrow.Table` of the columns of ``x``, or of those
         of each argument by its name: :meth:`Table.encode <probgen.table.Table.encode>` of a schema,
@@ -87,7 +87,8 @@ class Parquet(SeekableRows):
         For paths and patterns without files.
     ValueError
         For columns that there are not, files of other columns than the first, lists of different
-        lengths, files that are of neither kind, and no rows.
+        lengths, files that are of neither kind, and no rows; while it is read, for files that have
+        changed since.
     TypeError
         For columns that hold no numbers.
 
@@ -303,14 +304,15 @@ def _of_arrow(path: str) -> File:
 def _of_parquet(path: str, reader: Any) -> File:
     facts = reader.metadata
     groups = [facts.row_group(group) for group in range(facts.num_row_groups)]
+    schema = reader.schema_arrow
     incomplete = set()
     for group in groups:
         for place in range(group.num_columns):
             column = group.column(place)
             told = column.statistics
             if told is None or not told.has_null_count or told.null_count:
-                incomplete.add(column.path_in_schema.split(".")[0])
-    schema = reader.schema_arrow
+                inside = column.path_in_schema + "."  # names of columns may have dots as well
+                incomplete |= {name for name in schema.names if inside.startswith(name + ".")}
     complete = frozenset(set(schema.names) - incomplete)
     return File(path, True, [group.num_rows for group in groups], schema, complete)
 
@@ -333,9 +335,10 @@ def _tables(file: File, run: int, columns: Sequence[str]) -> Iterator[Any]:
     import pyarrow
     from pyarrow import ipc, parquet
 
-    with _open(file.path) as handle:
+    with _unchanged(file), _open(file.path) as handle:
         if file.parquet:
             reader = parquet.ParquetFile(handle, buffer_size=BUFFER, pre_buffer=False)
+            _check_unchanged(file, reader.metadata.num_rows, reader.schema_arrow, columns)
             groups = reader.iter_batches(PIECE, row_groups=[run], columns=list(columns))
             for batch in groups:
                 yield pyarrow.Table.from_batches([batch])
@@ -343,6 +346,39 @@ def _tables(file: File, run: int, columns: Sequence[str]) -> Iterator[Any]:
         options = ipc.IpcReadOptions(
             included_fields=[file.schema.names.index(name) for name in columns]
         )
-        whole = pyarrow.Table.from_batches([ipc.open_file(handle, options=options).get_batch(run)])
+        arrow = ipc.open_file(handle, options=options)
+        whole = pyarrow.Table.from_batches([arrow.get_batch(run)])
+        _check_unchanged(file, sum(file.runs), arrow.schema, columns)
+        if len(whole) != file.runs[run]:
+            raise _changed(file, f"{len(whole)} rows in place of {file.runs[run]}")
         for start in range(0, len(whole), PIECE):
             yield whole.slice(start, PIECE)
+
+
+@contextmanager
+def _unchanged(file: File) -> Iterator[None]:
+    """What Arrow says of a file that it can no longer read, as an error that names the file."""
+    from pyarrow import ArrowInvalid
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _changed(file, "no such file any more") from error
+    except (ArrowInvalid, OSError, IndexError) as error:
+        raise _changed(file, f"what Arrow cannot read ({error})") from error
+
+
+def _check_unchanged(file: File, rows: int, schema: Any, columns: Sequence[str]) -> None:
+    """Refuses a file of another number of rows, or other columns, than when the stream was made."""
+    if rows != sum(file.runs):
+        raise _changed(file, f"{rows} rows in place of {sum(file.runs)}")
+    for name in columns:
+        if name not in schema.names or schema.field(name).type != file.schema.field(name).type:
+            raise _changed(file, f"another column {name!r}")
+
+
+def _changed(file: File, got: str) -> ValueError:
+    return ValueError(
+        f"expected {file.path} as it was when the stream was made, got {got}; make the stream anew, "
+        "and do not write to files that are being read"
+    )

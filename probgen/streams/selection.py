@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.checks.reports import short
 from probgen.core.conversion import rows_from
 from probgen.core.streams import RowBlock, by_name
 
@@ -49,6 +51,8 @@ class ColumnSelection:
                 "expected columns for at least one argument, got none; name those of x: "
                 "columns={'x': ['a', 'b']}"
             )
+        for names in self.columns.values():
+            check_names(names)
         given = {} if encode is None else {"x": encode}
         self.encode: dict[str, Any] = dict(encode) if isinstance(encode, Mapping) else given
         for name, function in self.encode.items():
@@ -85,10 +89,16 @@ class ColumnSelection:
         columns = {}
         for argument, names in self.columns.items():
             if names is None:
-                names = [name for name in known if name != self.weights]
+                without = {self.weights, *_index_of(schema)}
+                names = [name for name in known if name not in without]
                 names = names[0] if len(names) == 1 and _is_list(schema, names[0]) else names
             for name in [names] if isinstance(names, str) else names:
                 check_column(name, known, where)
+                if known.count(name) > 1:
+                    raise ValueError(
+                        f"expected columns of different names in {where}, got {known.count(name)} of "
+                        f"{name!r}; rename them before they are written"
+                    )
             columns[argument] = names if isinstance(names, str) else list(names)
         if self.weights is not None:
             check_column(self.weights, known, where)
@@ -185,6 +195,37 @@ def check_column(name: str, known: Sequence[str], where: str) -> None:
         raise ValueError(f"expected columns of {where}, got {name!r}; {hint}")
 
 
+def check_names(names: Any) -> None:
+    """Refuses what is no name, and no list of names, which has an order.
+
+    Raises
+    ------
+    TypeError
+        For sets, and for what holds anything but names.
+    ValueError
+        For an empty list.
+
+    >>> check_names("a"), check_names(["a", "b"]), check_names(None)
+    (None, None, None)
+    """
+    if names is None or isinstance(names, str):
+        return
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"expected names of columns in a list, got {short(names)}; give one: columns=['a', 'b']"
+        )
+    if not names:
+        raise ValueError(
+            "expected the name of a column at least, got none; leave columns out for all"
+        )
+
+
+def _index_of(schema: Any) -> list[str]:
+    """The columns that pandas has written of the index of a frame."""
+    told = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    return [name for name in told.get("index_columns", []) if isinstance(name, str)]
+
+
 def _is_list(schema: Any, name: str) -> bool:
     from pyarrow import types
 
@@ -206,7 +247,9 @@ def _is_whole(schema: Any, names: Sequence[str], complete: Callable[[str], bool]
     from pyarrow import types
 
     kinds = [_numbers_of(schema.field(name).type) for name in names]
-    integers = all(types.is_integer(kind) or types.is_boolean(kind) for kind in kinds)
+    # those of 64 bits without a sign need not fit into int64
+    fit = [types.is_integer(kind) and not types.is_uint64(kind) for kind in kinds]
+    integers = all(own or types.is_boolean(kind) for own, kind in zip(fit, kinds, strict=True))
     return integers and all(map(complete, names))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from probgen.core.loss_parts import LossPart, LossParts
 from probgen.train.data import InMemory, Selection, Source
 from probgen.train.stream import BatchStream
+from probgen.train.streamed import StreamSource
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class AccumulatedSource:
     def __init__(self, source: Source, count: int):
         self.source = source
         self.count = count
-        self._ends = isinstance(source, InMemory | BatchStream)
+        self._ends = isinstance(source, InMemory | BatchStream | StreamSource)
 
     def __getattr__(self, name: str) -> Any:
         if name == "source":  # while it is copied or unpickled

@@ -13,6 +13,7 @@ from probgen.train.data import InMemory, Source
 from probgen.train.history import FitWarning
 from probgen.train.pairs import PairStream
 from probgen.train.pools import PooledRows
+from probgen.train.streamed import StreamSource
 from probgen.train.transaction import random_state
 
 if TYPE_CHECKING:
@@ -50,13 +51,13 @@ def then_of(asked: dict[str, Any] | None) -> int | None:
 
 def check_shared_out(run: Run, then: int | None, path: Path) -> None:
     """Refuses another number of processes where a source does not tell how it shares rows out."""
-    shares = isinstance(run.asked_source(), InMemory | PooledRows | PairStream)
+    shares = isinstance(run.asked_source(), InMemory | PooledRows | PairStream | StreamSource)
     if shares or then in (None, run.world):
         return
     raise disk.CheckpointError(
         f"expected as many processes as {path} was trained by ({then}), got {run.world}: batches "
         "that come from a loader or an iterable are shared out there, and where they stood is known "
-        "for as many alone; start as many, or pass the rows in memory"
+        "for as many alone; start as many, or pass the rows in memory, or a stream (pg.streams)"
     )
 
 

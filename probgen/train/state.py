@@ -318,7 +318,8 @@ def _check(run: Run, state: SavedState, path: Path) -> None:
     if None not in (data, run.asked["data"]) and data != run.asked["data"]:
         raise disk.CheckpointError(
             f"expected the data that {path} was trained on, got others of as many rows, "
-            "other weights or another precision; pass those, or another path to start anew"
+            "another order of rows, other weights or another precision; pass those, or another path "
+            "to start anew"
         )
     _check_frozen(run, (entries["asked"] or {}).get("frozen"), path)
     check_optimizer(run, entries["optimizer"], path)

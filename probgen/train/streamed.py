@@ -17,7 +17,15 @@ from probgen.core.missing import has_missing
 from probgen.core.module import GenerativeModel
 from probgen.core.private_torch import pytree
 from probgen.core.rows import RowLayout, row_layout, tensors_of
-from probgen.core.streams import RowBlock, RowStream, SeekableRows, concatenated, in_blocks, placed
+from probgen.core.streams import (
+    RowBlock,
+    RowStream,
+    SeekableRows,
+    concatenated,
+    in_blocks,
+    placed,
+    telling,
+)
 from probgen.core.turns import lent
 from probgen.train.forms import Request, refuse_own_rows, refuse_weights
 from probgen.train.history import FitWarning
@@ -69,6 +77,7 @@ class StreamSource:
         self._batches: Iterator[Selection] | None = None
         self._ahead: Selection | None = None
         self._like: Selection | None = None
+        self._told: tuple[Any, ...] | None = None
         self.layout = row_layout(self.peek())
 
     # -- what is known of the data
@@ -82,10 +91,12 @@ class StreamSource:
         return self.rows if self._weight is None else self._weight
 
     def contents(self) -> Any:
-        """What tells these data from others without reading them."""
-        stream = self.stream
-        runs = stream.runs if isinstance(stream, SeekableRows) else 0
-        return (str((self.rows, stream.names, len(runs) if isinstance(runs, Sequence) else runs)),)
+        """What tells these data, and their order, from others; some of the rows are read for it."""
+        if self._told is None:
+            stream = self.stream
+            facts = (self.rows, stream.names, stream.shuffle, self._weight)
+            self._told = (str(facts), *telling(stream))
+        return self._told
 
     def to(self, device: torch.device) -> None:
         """Batches move one by one, when they come."""
