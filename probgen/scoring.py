@@ -152,6 +152,7 @@ def log_likelihood(
         probe = _probe(gen, batch)
         kind = _kind(gen, probe)
         measure = measure_of(probe.pair, gen.plate)
+    together.check_call(gen, (batch, weights), {"particles": particles})
     if kind == "exact" or not (
         probe.random or any(has_missing(value) for value in batch if torch.is_tensor(value))
     ):
@@ -195,6 +196,7 @@ def _of_stream(
     """The mean score of the rows of a stream, each process reading its part of them."""
     with together.agreed():
         stream = as_stream(data)
+    together.check_call(gen, stream, {"particles": how["particles"]})
     seed = together.share(drawn_seed())
     read = stream.blocks(int(max_rows or AT_ONCE), together.part)
     if max_rows is None:

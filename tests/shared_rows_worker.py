@@ -8,6 +8,7 @@ import copy
 import json
 import sys
 import warnings
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -170,12 +171,45 @@ def refused_cases(fabric):
     yield "iterator, em", refusal(pg.em, gen, iter([x]), **how)
     rank = fabric.global_rank
     yield "other rows, em", refusal(pg.em, gen, torch.randn(10 + rank, 2), fabric=fabric)
+    for name, call, keywords in unlike_calls(rank):
+        yield f"unlike {name}", refusal(call, **keywords, fabric=fabric)
     high = torch.zeros(12, 2)
     high[9] = 10.0
     yield "program, log_likelihood", refusal(pg.log_likelihood, stops(), MemoryRows((high,)), **how)
     one = [torch.zeros(3, 2)]  # the second process has none
     yield "empty part, log_likelihood", str(pg.log_likelihood(gen, one, fabric=fabric).rows)
     yield "no rows, log_likelihood", refusal(pg.log_likelihood, gen, iter([]), fabric=fabric)
+
+
+def unlike_calls(rank):
+    """Calls that are not the same in both processes."""
+    torch.manual_seed(0)
+    rows = torch.randn(12, 2)
+    stream, other = MemoryRows((rows,)), MemoryRows((rows.flip(-1) if rank else rows,))
+    gen, large = pg.GaussianMixture(2, 2), pg.GaussianMixture(2 + rank, 2)
+    torch.manual_seed(rank)
+    own = pg.GaussianMixture(2, 2)
+    with torch.no_grad():
+        own.loc.add_(rank)
+    yield "weights, log_likelihood", partial(pg.log_likelihood, own, stream), {}
+    yield "weights in memory, log_likelihood", partial(pg.log_likelihood, own, rows), {}
+    gap = rows.clone()
+    gap[::2, 0] = torch.nan
+    yield "weights, impute", partial(pg.impute, own, gap), {}
+    yield "weights, by_blocks", partial(pg.by_blocks, pg.log_likelihood, own, stream), {}
+    for read in (pg.log_likelihood, pg.em):
+        yield f"columns, {read.__name__}", partial(read, gen, other), {}
+        yield f"rows, {read.__name__}", partial(read, gen, rows[: 12 - rank]), {}
+    yield (
+        "particles, log_likelihood",
+        partial(pg.log_likelihood, gen, rows),
+        {"particles": 2 + rank},
+    )
+    yield "max_iter, em", partial(pg.em, gen, rows), {"max_iter": 3 + 5 * rank}
+    yield "starts, em", partial(pg.em, gen, stream), {"n_init": 1 + rank}
+    yield "components, em", partial(pg.em, large, rows), {}
+    yield "components, em of a stream", partial(pg.em, large, stream), {}
+    yield "seed, sample_report", partial(pg.sample_report, rows, rows), {"seed": rank}
 
 
 CASES = {"em": [em_cases], "scores": [score_cases, row_cases, refused_cases]}

@@ -1,6 +1,7 @@
 """Scores, imputations and draws of rows that are read in blocks are those of rows in memory."""
 
 import math
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -292,6 +293,10 @@ def test_two_processes_refuse_the_same(two_processes):
     assert "got inf in row 9, entry 1" in first["infinity, log_likelihood"]
     assert "can be read again" in first["iterator, em"]
     assert "the same rows in all processes" in first["other rows, em"]
+    unlike = {case: text for case, text in first.items() if case.startswith("unlike")}
+    assert len(unlike) == 14
+    told = r"expected the same .* in all processes, got .* in process 0, .* in process 1; "
+    assert {case: text for case, text in unlike.items() if not re.search(told, text)} == {}
     assert "expected values up to 9" in first["program, log_likelihood"]
     assert first["empty part, log_likelihood"] == "3"
     assert "at least one row" in first["no rows, log_likelihood"]

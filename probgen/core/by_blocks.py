@@ -109,6 +109,7 @@ def by_blocks(
     together = Together(fabric)
     with together.agreed():
         stream = as_stream(data)
+    together.check_call(gen, stream, {"max_rows": max_rows})
     drawn = together.share(drawn_seed() if seed is None else int(seed))
     blocks = stream.blocks(int(max_rows), together.part)
     return results(function, gen, stream, blocks, drawn, options)

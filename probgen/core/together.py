@@ -7,15 +7,19 @@ one of them refuses, all refuse: none waits for another one that gave up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from probgen.core.checks.reports import wrong_type
+from probgen.core.checks.reports import short, wrong_type
+from probgen.core.checksum import checksum
+from probgen.core.rows import leaves_of
+from probgen.core.streams import RowStream, SeekableRows, telling
 
+OF_CONNECTIONS = ("gloo/", "NCCL", "Connection closed by peer", "Connection reset by peer")
 # types of errors that one process may raise for another
 KNOWN = (
     torch.linalg.LinAlgError,
@@ -100,7 +104,10 @@ class Together:
 
     def share(self, value: Any, source: int = 0) -> Any:
         """What one process holds, in all of them; the others pass anything."""
-        return value if self.world == 1 else self.fabric.broadcast(value, src=source)
+        if self.world == 1:
+            return value
+        with self._answering():
+            return self.fabric.broadcast(value, src=source)
 
     def gather(self, value: Any) -> list[Any]:
         """What every process holds, in their order, in all of them."""
@@ -134,7 +141,8 @@ class Together:
             for name, zero in zip(shapes, none, strict=True)
         ]
         flat = torch.cat([part.flatten() for part in held])
-        summed = self.fabric.all_reduce(flat, reduce_op="sum").split([p.numel() for p in held])
+        with self._answering():
+            summed = self.fabric.all_reduce(flat, reduce_op="sum").split([p.numel() for p in held])
         return {
             name: part.reshape(shape)
             for (name, shape), part in zip(shapes.items(), summed, strict=True)
@@ -147,6 +155,48 @@ class Together:
             return
         state = {name: value.cpu() for name, value in module.state_dict().items()}
         module.load_state_dict(self.share(state))
+
+    def check_alike(self, facts: Mapping[str, Any]) -> None:
+        """Refuses what is not the same in all processes, which would wait for one another in vain.
+
+        Or work on parts of different wholes. ``ValueError`` in all of them.
+
+        >>> Together().check_alike({"particles": 3})
+        """
+        everywhere = self.gather(dict(facts))
+        for name in facts:
+            found = [each.get(name) for each in everywhere]
+            if any(each != found[0] for each in found):
+                raise ValueError(
+                    f"expected the same {name} in all processes, got {_listed(found)}; give all of "
+                    "them the same arguments, of data all rows to each, or a stream"
+                )
+
+    def check_call(self, gen: Any, data: Any, settings: Mapping[str, Any]) -> None:
+        """As :meth:`check_alike`, of a call with a model and data; ``gen`` where its weights matter.
+
+        Data are tensors, or a stream, of which some rows are read.
+        """
+        if self.world == 1:
+            return
+        with self.agreed():
+            facts = {**settings, "data": checksum(_telling(data))}
+            if gen is not None:
+                facts["weights of the model"] = checksum(gen.state_dict().values())
+        self.check_alike(facts)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Says in a sentence that another process does not answer."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_of_connection(error):
+                raise
+            raise RuntimeError(
+                f"process {self.rank}: another process has ended, or has not answered in time; its "
+                f"own output says why ({str(error).strip().splitlines()[0][:200]})"
+            ) from error
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
@@ -174,6 +224,31 @@ class Together:
             raise error
         kind, message = found[0]
         raise kind(message)
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """Whether an error says that processes have lost one another.
+
+    >>> is_of_connection(RuntimeError("[gloo/transport] Connection closed by peer"))
+    True
+    """
+    if not isinstance(error, RuntimeError):
+        return False
+    distributed = torch.distributed
+    known = isinstance(error, distributed.DistError) if distributed.is_available() else False
+    return known or any(word in str(error) for word in OF_CONNECTIONS)
+
+
+def _telling(data: Any) -> Sequence[Any]:
+    """Tensors of data, or what tells a stream from others."""
+    if not isinstance(data, RowStream):
+        return leaves_of(tuple(data))
+    facts = str((type(data).__name__, data.size, data.names))
+    return (facts, *telling(data)) if isinstance(data, SeekableRows) else (facts,)
+
+
+def _listed(found: Sequence[Any]) -> str:
+    return ", ".join(f"{short(each)} in process {rank}" for rank, each in enumerate(found))
 
 
 def _type_of(error: BaseException) -> type[BaseException]:

@@ -143,6 +143,7 @@ def sample_report(
     checks.at_least(4, drawn=drawn)
     checks.at_least(0, permutations=permutations)
     together = Together(fabric)
+    together.check_alike({"seed": seed, "drawn": drawn, "max_rows": max_rows})
     given = [drawn_rows(each, drawn, seed, max_rows, together) for each in (samples, real, train)]
     how = _How(features, standardize, most, permutations, seed, max_rows)
     report: SampleReport | None = None

@@ -260,6 +260,7 @@ def em(
     check_jobs(n_jobs)
     check_progress(progress)
     together = Together(fabric)
+    together.check_alike({"max_iter": max_iter, "tol": float(tol), "n_init": n_init})
     gen, data, slopes = _read(gen, x, weights, labels, max_rows, together, seed)
     total = max(1, n_init) * max_iter
     asked = progress if together.first else False
@@ -312,7 +313,8 @@ def _read(
                 gen, x, slopes = inside(x, weights)
             _check(gen)
             data = prepared(gen, x, weights, labels, max_rows, together)
-        _check_same(len(data.x), together)
+        known = (data.x, data.weights, data.labels)
+        together.check_call(None, known, {"rows": len(data.x), "shapes of the model": _shapes(gen)})
         return gen, data, slopes
     family = gen if inside is None else gen.family
     with together.agreed():
@@ -320,18 +322,15 @@ def _read(
         reader = FamilyReader(gen, weights, labels)
         stream = as_stream(x)
         check_rereadable(stream)
+    together.check_call(None, stream, {"shapes of the model": _shapes(family)})
     sampled = together.share(int(torch.randint(2**62, ())) if seed is None else int(seed))
     rows = StreamedRows(reader, stream, max_rows, together, sampled)
     return family, rows, rows.slopes
 
 
-def _check_same(rows: int, together: Together) -> None:
-    """Refuses rows in memory that are not the same ones in all processes."""
-    if len(set(found := together.gather(rows))) > 1:
-        raise ValueError(
-            f"expected the same rows in all processes, of which each goes over its part, got "
-            f"{found} rows; give all of them to every process, or a stream (a file, a DataLoader)"
-        )
+def _shapes(gen: Any) -> list[tuple[str, tuple[int, ...]]]:
+    """Of the parameters and buffers: their values are those of the first process."""
+    return [(name, tuple(value.shape)) for name, value in gen.state_dict().items()]
 
 
 def _record(

@@ -291,6 +291,7 @@ def impute(
         incomplete = Incomplete(gen, x) if of_frame else None
         x, context = (*as_rows(gen, x, context, missing=True), None)[:2]
         missing = _missing(gen, (x, context))
+    together.check_call(gen, (x, context), {"draws": draws, "num_steps": num_steps})
     rows = missing.reshape(len(x), -1).any(-1)
     completed = x.repeat(draws, *[1] * x.ndim)
     acceptance = torch.ones(len(x), device=x.device)

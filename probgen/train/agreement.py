@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from probgen.core.private_torch import time_limit_of
+from probgen.core.together import is_of_connection
 from probgen.train.history import FitWarning
 from probgen.train.signals import Signals
 
@@ -55,7 +56,6 @@ MODULUS = 2**20  # of steps, whose squares a double is to hold
 STOP, INTERRUPT, FAILURE = "stop", "interrupt", "failure"
 ALIKE = "give fit the same arguments in every process"
 LIMIT = "Fabric(strategy=DDPStrategy(timeout=timedelta(minutes=5)))"
-OF_CONNECTIONS = ("gloo/", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 
 _groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # by the processes that were launched
@@ -170,7 +170,7 @@ class Agreement:
         """Says why this process cannot go on; gives what all of them raise."""
         if self.alone or error is self._agreed:
             return error
-        if _of_connection(error):
+        if is_of_connection(error):
             return self._gone(error)
         try:
             self._meet(END, self._told(error))
@@ -210,7 +210,7 @@ class Agreement:
         except BaseException as error:
             if self.alone:
                 raise
-            if _of_connection(error):
+            if is_of_connection(error):
                 raise self._gone(error) from error
             self.lost = True
             self._agreed = error
@@ -457,11 +457,3 @@ def _raised(told: Notice, text: str) -> BaseException:
             if str(made) == text:
                 return made
     return RuntimeError(text)
-
-
-def _of_connection(error: BaseException) -> bool:
-    """Whether an error says that processes have lost one another."""
-    if not isinstance(error, RuntimeError):
-        return False
-    known = isinstance(error, processes.DistError) if processes.is_available() else False
-    return known or any(word in str(error) for word in OF_CONNECTIONS)

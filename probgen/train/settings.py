@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
+from probgen.core.checksum import checksum
 from probgen.core.in_memory import in_memory
-from probgen.core.rows import leaves_of
 from probgen.objectives.parts import Frozen
-from probgen.train.compiled.module_state import PLAIN
 from probgen.train.data import Source
 from probgen.train.forms import DataForm
 from probgen.train.moments import class_of, options_of
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from probgen.train.run import Run
 
 Settings = dict[str, Any]
-WHOLE = 2**28  # bytes of a tensor that are looked at, all of them, to know it again
 FOLLOWS = (
     "initial_lr",
     "base_lrs",
@@ -63,6 +59,7 @@ def schedule_of(run: Run) -> dict[str, Any] | None:
 def check_steps(optimizer: Any, scheduler: Any) -> None:
     """Refuses optimizers and schedulers whose step needs more than a gradient, such as LBFGS.
 
+    >>> import torch
     >>> check_steps(torch.optim.SGD([torch.zeros(1)]), None)
     """
     if needed := _needed(optimizer):
@@ -95,7 +92,7 @@ def fingerprint(source: Source) -> str | None:
     Else ``None``.
     """
     data = source.contents()
-    return None if data is None else _number(data)
+    return None if data is None else checksum(data)
 
 
 def fingerprints_of_frozen(loss: nn.Module) -> dict[str, str]:
@@ -106,7 +103,7 @@ def fingerprints_of_frozen(loss: nn.Module) -> dict[str, str]:
     {'0': '00000000'}
     """
     return {
-        name: _number(part.weights().values())
+        name: checksum(part.weights().values())
         for name, part in loss.named_modules()
         if isinstance(part, Frozen)
     }
@@ -118,6 +115,7 @@ def fingerprint_of(held_out: Any, batches: Sequence[Batch]) -> str | None:
     ``None`` without any, and where they may come otherwise each time, as from a loader that
     shuffles.
 
+    >>> import torch
     >>> zero, one = torch.zeros(3), torch.ones(3)
     >>> fingerprint_of(zero, [(zero,)]) == fingerprint_of(one, [(one,)])
     False
@@ -126,25 +124,7 @@ def fingerprint_of(held_out: Any, batches: Sequence[Batch]) -> str | None:
         in_order = isinstance(held_out.sampler, SequentialSampler)
         held_out = held_out.dataset if in_order else None
     known = isinstance(held_out, list | TensorDataset | DataForm) or in_memory(held_out)
-    return _number(batches) if known and batches and held_out is not None else None
-
-
-def _number(data: Any) -> str:
-    total = 0
-    for leaf in leaves_of(tuple(data)):
-        total = _sum(leaf, total)
-    return f"{total:08x}"
-
-
-def _sum(leaf: Any, total: int) -> int:
-    if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided:
-        return zlib.crc32(
-            (repr(leaf) if isinstance(leaf, PLAIN) else type(leaf).__name__).encode(), total
-        )
-    total = zlib.crc32(f"{tuple(leaf.shape)} {leaf.dtype}".encode(), total)
-    stride = 1 + leaf.numel() * leaf.element_size() // WHOLE
-    sample = leaf.detach().reshape(-1)[:: stride | 1].contiguous().cpu()
-    return zlib.crc32(sample.view(torch.uint8).numpy().data, total) if sample.numel() else total
+    return checksum(batches) if known and batches and held_out is not None else None
 
 
 def reconcile(
