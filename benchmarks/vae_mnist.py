@@ -122,12 +122,12 @@ def train(
     return history
 
 
-def score(gen: pg.VAE, rows: Tensor, particles: int) -> pg.Score:
+def score(gen: pg.VAE, rows: Tensor, particles: int, at_once: int = 2**12) -> pg.Score:
     """All particles of few rows at a time.
 
     Rows are encoded once, and the decoder's activations stay in the cache.
     """
-    return pg.log_likelihood(gen, rows, particles=particles, max_rows=2**12)
+    return pg.log_likelihood(gen, rows, particles=particles, max_rows=at_once)
 
 
 def report(gen: pg.VAE, test: Tensor, many: int) -> None:

@@ -16,7 +16,7 @@ from probgen.compile.cost_model import Profile, fitting
 from probgen.compile.scheduling import Call, Choice, Window, repeated, windows
 from probgen.core import checks
 from probgen.core.arguments import is_leaf
-from probgen.core.by_blocks import AT_ONCE, BlockResult, drawn_seed, joined, results, seed_of
+from probgen.core.by_blocks import AT_ONCE, BlockResult, drawn_seed, results, seed_of, wider_blocks
 from probgen.core.conversion import NO_ROWS
 from probgen.core.entry import as_rows
 from probgen.core.given_weights import weights_from
@@ -200,7 +200,7 @@ def _of_stream(
     seed = together.share(drawn_seed())
     read = stream.blocks(int(max_rows or AT_ONCE), together.part)
     if max_rows is None:
-        read = joined(read)
+        read = wider_blocks(read)
     blocks = results(log_likelihood, gen, stream, read, seed, how)
     asked = progress if together.first else False
     with Progress("log_likelihood", unit="rows", asked=asked) as shown, together.agreed():

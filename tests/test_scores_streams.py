@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import probgen as pg
 import probgen.core.entry
-from probgen.core.by_blocks import by_blocks, joined
+from probgen.core.by_blocks import by_blocks, wider_blocks
 from probgen.core.module import Fixed
 from probgen.core.score import MeanScore, Score
 from probgen.core.streams import MemoryRows
@@ -65,7 +65,7 @@ def test_blocks_hold_the_scores_of_their_rows(size):
 def test_a_stream_is_read_in_blocks_that_hold_many_numbers(monkeypatch, form):
     """Each costs a probe: of narrow rows there are more in a block."""
     monkeypatch.setattr("probgen.scoring.AT_ONCE", 2)
-    monkeypatch.setattr("probgen.scoring.joined", partial(joined, numbers=30))
+    monkeypatch.setattr("probgen.scoring.wider_blocks", partial(wider_blocks, numbers=30))
     x = rows()
     seen = []
     own = pg.core.entry.as_rows

@@ -138,14 +138,14 @@ def results(
         yield BlockResult(result, block.start, block.size)
 
 
-def joined(blocks: Iterable[RowBlock], numbers: int = NUMBERS) -> Iterator[RowBlock]:
+def wider_blocks(blocks: Iterable[RowBlock], numbers: int = NUMBERS) -> Iterator[RowBlock]:
     """Consecutive blocks as one, which holds so many numbers at most or is a single block.
 
     Whoever does not know how wide rows are reads few at once, and then takes them together.
 
     >>> from probgen.core.streams import MemoryRows
     >>> blocks = MemoryRows((torch.arange(14.0).reshape(7, 2),)).blocks(2)
-    >>> [(block.start, block.size) for block in joined(blocks, 8)]
+    >>> [(block.start, block.size) for block in wider_blocks(blocks, 8)]
     [(0, 4), (4, 3)]
     """
     kept: list[RowBlock] = []

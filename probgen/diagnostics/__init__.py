@@ -3,7 +3,7 @@
 ArviZ, leave-one-out, predictive checks, quality of the guide, the verdict.
 """
 
-from probgen.diagnostics.bootstrapped import Bootstrap, bootstrap
+from probgen.diagnostics.bootstrapped import BootstrapResult, bootstrap
 from probgen.diagnostics.calibration import simulation_based_calibration
 from probgen.diagnostics.checks import PredictiveCheck, predictive_check
 from probgen.diagnostics.convert import to_arviz
@@ -16,7 +16,7 @@ from probgen.diagnostics.total_correlation import Decomposition, total_correlati
 from probgen.diagnostics.verdict import FitVerdict, verdict
 
 __all__ = [
-    "Bootstrap",
+    "BootstrapResult",
     "Decomposition",
     "FitVerdict",
     "LooResult",

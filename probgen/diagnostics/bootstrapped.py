@@ -24,7 +24,7 @@ ONLY = "statistic"  # the name of one that has none
 
 @in_short
 @dataclass(frozen=True)
-class Bootstrap:
+class BootstrapResult:
     """Estimates from rows that were drawn with replacement, beside that of the rows themselves.
 
     Attributes
@@ -34,7 +34,7 @@ class Bootstrap:
     draws : dict of str to Tensor
         ``(resamples, *shape)``, from each resample.
 
-    >>> found = Bootstrap({"mean": torch.tensor(2.0)}, {"mean": torch.tensor([1.0, 2.0, 3.0])})
+    >>> found = BootstrapResult({"mean": torch.tensor(2.0)}, {"mean": torch.tensor([1.0, 2.0, 3.0])})
     >>> print(found)
     3 resamples: mean 2 ± 1
     >>> low, high = found.interval(0.5)["mean"]
@@ -64,7 +64,7 @@ class Bootstrap:
         They follow every monotone transformation of the statistic, and are short of their level in
         small samples.
 
-        >>> Bootstrap({}, {"a": torch.arange(101.0)}).interval(0.9)["a"]
+        >>> BootstrapResult({}, {"a": torch.arange(101.0)}).interval(0.9)["a"]
         (tensor(5.), tensor(95.))
         """
         return {name: self._quantiles(name, level) for name in self.draws}
@@ -74,7 +74,7 @@ class Bootstrap:
 
         They correct for bias, and may leave the range of the statistic (a share below 0).
 
-        >>> Bootstrap({"a": torch.tensor(40.0)}, {"a": torch.arange(101.0)}).basic_interval(0.9)["a"]
+        >>> BootstrapResult({"a": torch.tensor(40.0)}, {"a": torch.arange(101.0)}).basic_interval(0.9)["a"]
         (tensor(-15.), tensor(75.))
         """
         found = {}
@@ -110,7 +110,7 @@ def bootstrap(
     seed: int | None = None,
     n_jobs: Jobs = None,
     progress: Reported = None,
-) -> Bootstrap:
+) -> BootstrapResult:
     r"""Standard errors and intervals of whatever is computed from rows, such as a fitted parameter.
 
     .. math:: \hat\theta^*_b = s(x_{i_1}, \ldots, x_{i_N}), \qquad i_1, \ldots, i_N \sim
@@ -139,7 +139,7 @@ def bootstrap(
 
     Returns
     -------
-    Bootstrap
+    BootstrapResult
         The estimate, those from the resamples, ``stderr``, ``bias``, ``interval(level)``.
 
     Warns
@@ -179,7 +179,7 @@ def bootstrap(
     whole, *others = found
     _check_alike(whole, others)
     draws = {name: torch.stack([each[name] for each in others]) for name in whole}
-    return Bootstrap(whole, draws)
+    return BootstrapResult(whole, draws)
 
 
 def _estimates(

@@ -191,7 +191,7 @@ EXEMPT = {
     "ConformanceError": "an error",
     "Head": "abstract",
     "LooResult": "made by loo",
-    "Bootstrap": "made by bootstrap",
+    "BootstrapResult": "made by bootstrap",
     "Mnist": "made by load_mnist",
     "CAPTION_WORDS": "a dict",
     "CaptionedDigits": "made by captioned_digits",
