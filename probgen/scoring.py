@@ -17,7 +17,6 @@ from probgen.compile.scheduling import Call, Choice, Window, repeated, windows
 from probgen.core import checks
 from probgen.core.arguments import is_leaf
 from probgen.core.by_blocks import AT_ONCE, BlockResult, drawn_seed, results, seed_of, wider_blocks
-from probgen.core.conversion import NO_ROWS
 from probgen.core.entry import as_rows
 from probgen.core.given_weights import weights_from
 from probgen.core.in_memory import is_stream
@@ -209,7 +208,10 @@ def _of_stream(
         own = [MeanScore.of(chain(first, scores))] if first else []
     parts = [score for scores in together.gather(own) for score in scores]
     if not parts:
-        raise ValueError(NO_ROWS)
+        raise ValueError(
+            "expected data with at least one row that counts, got none; check how it was filtered or "
+            "split, and its weights"
+        )
     return MeanScore.of(parts)
 
 

@@ -61,6 +61,7 @@ STATISTICS = {
 }
 
 
+@pytest.mark.table(quick=1)
 @pytest.mark.parametrize("statistics", STATISTICS.values(), ids=STATISTICS)
 def test_p_values_of_usual_rows_are_uniform_whatever_the_statistic(statistics):
     """Averaged over calibrations: each has an error of its own that all its p-values share."""

@@ -47,6 +47,7 @@ def test_the_density_is_that_of_the_closed_form():
     torch.testing.assert_close(exported(x), truth.detach(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_any_number_of_rows(rows):
     gen = mixture()
@@ -113,6 +114,7 @@ def test_it_is_exported_in_eval_mode_and_left_as_it_was():
     torch.testing.assert_close(exported(x, context), expected)
 
 
+@pytest.mark.slow
 def test_the_file_runs_where_probgen_is_not(tmp_path):
     gen = mixture()
     x = torch.linspace(-1, 1, 10).view(5, 2)

@@ -94,27 +94,28 @@ class File:
     """One source file and what its syntax tree tells."""
 
     def __init__(self, path: str, source: str):
-        self.path, self.source, self.tree = path, source, ast.parse(source)
+        self.path, self.source = path, source
+        self.nodes = list(ast.walk(ast.parse(source)))  # for all rules
         self.layer = path.split("/")[0].removesuffix(".py")
         self.module = "probgen." + path.removesuffix(".py").replace("/", ".").removesuffix(
             ".__init__"
         )
 
+    @cache  # noqa: B019, for as long as the tests run
     def imports(self, *, typing: bool = True, lazy: bool = True) -> list[str]:
         """Dotted names that the file imports; ``from a import b`` counts as ``a.b``."""
         skipped = set()
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             guarded = (
                 isinstance(node, ast.If)
-                and ast.unparse(node.test) == "TYPE_CHECKING"
+                and isinstance(node.test, ast.Name)
+                and node.test.id == "TYPE_CHECKING"
                 and not typing
             )
             deferred = isinstance(node, ast.FunctionDef) and not lazy
             if guarded or deferred:
                 skipped |= set(ast.walk(node))
-        return [
-            name for node in ast.walk(self.tree) if node not in skipped for name in imported(node)
-        ]
+        return [name for node in self.nodes if node not in skipped for name in imported(node)]
 
 
 def imported(node: ast.AST) -> list[str]:
@@ -164,7 +165,7 @@ def heavy_imports(file: File) -> list[str]:
 
 
 def calls_of_hasattr(file: File) -> list[str]:
-    calls = (node for node in ast.walk(file.tree) if isinstance(node, ast.Call))
+    calls = (node for node in file.nodes if isinstance(node, ast.Call))
     return [f"{file.path}:{call.lineno}" for call in calls if ast.unparse(call.func) == "hasattr"]
 
 
@@ -181,7 +182,7 @@ def private_torch(file: File) -> list[str]:
         return []
     wrong = private_names(file, "torch")
     wrong += [name for name in file.imports() if name.startswith("torch.fx.experimental")]
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Attribute) and node.attr in TORCHS_PRIVATE_ATTRIBUTES:
             wrong.append(ast.unparse(node))
         if isinstance(node, ast.Constant) and str(node.value).startswith("torch._"):
@@ -194,7 +195,7 @@ def private_names(file: File, library: str) -> list[str]:
     names = [name for name in file.imports() if name.split(".")[0] == library]
     wrong = [name for name in names if any(is_private(part) for part in name.split("."))]
     bound = {alias.asname or alias.name.split(".")[-1] for alias in aliases_from(file, library)}
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Attribute) and is_private(node.attr):
             root = ast.unparse(node.value).split(".")[0]
             wrong += [ast.unparse(node)] if root in bound | {library} else []
@@ -202,7 +203,7 @@ def private_names(file: File, library: str) -> list[str]:
 
 
 def aliases_from(file: File, library: str) -> list[ast.alias]:
-    nodes = [node for node in ast.walk(file.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    nodes = [node for node in file.nodes if isinstance(node, ast.Import | ast.ImportFrom)]
     return [
         alias
         for node in nodes
@@ -222,7 +223,7 @@ def classes(files: list[File]) -> dict[Class, ast.ClassDef]:
     return {
         (f.module, node.name): node
         for f in files
-        for node in ast.walk(f.tree)
+        for node in f.nodes
         if isinstance(node, ast.ClassDef)
     }
 

@@ -98,6 +98,7 @@ def rows():
     return torch.randn(16, 2, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_live_run_is_refused_and_of_a_dead_one_resumed(tmp_path):
     path = tmp_path / "new" / "run"
     alone = multiprocessing.get_context(

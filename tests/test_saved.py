@@ -72,6 +72,7 @@ def trained_mixture(path):
     return gen
 
 
+@pytest.mark.slow
 def test_a_fresh_process_builds_it(tmp_path):
     path = tmp_path / "vae.safetensors"
     decoder = Gaussian(MLP(2, [4], 6, activation=nn.SiLU))

@@ -121,6 +121,7 @@ def test_blocks_are_imputed_given_their_own_rows(size):
     assert {block.result.kind for block in blocks} == {"exact"}
 
 
+@pytest.mark.table(quick=2)
 @pytest.mark.parametrize(
     ("function", "size"),
     [(pg.posterior, 1), (pg.posterior, 7), (pg.posterior, 11), (pg.predictive, 7)],

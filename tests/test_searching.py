@@ -158,6 +158,7 @@ def gaussians(table, x):
 PLAN = {"two": pg.Candidate(gaussians, em=True), "alone": pg.Candidate(alone, 0.05)}
 
 
+@pytest.mark.slow
 def test_a_stack_is_the_mixture_of_its_fits_and_exact_as_they_are():
     found = pg.search(two_kinds(), budget=4.0, candidates=PLAN, progress=False)
     stacked = found.models["stacked"]

@@ -252,6 +252,18 @@ def test_a_run_goes_on_with_its_own_rows_alone(tmp_path, case):
         pg.fit(mixture(), other(tmp_path), steps=4, resume=True, **how)
 
 
+def test_what_is_read_once_is_not_read_again():
+    stream = Iterated(iter(torch.zeros(9, 2)))
+    assert pg.log_likelihood(mixture(), stream).rows == 9
+    with pytest.raises(ValueError, match="read again, got an iterator that has been read"):
+        pg.log_likelihood(mixture(), stream)
+
+
+def test_rows_that_do_not_count_have_no_score():
+    with pytest.raises(ValueError, match=r"at least one row that counts, got none; .* its weights"):
+        pg.log_likelihood(mixture(), Arrays(ROWS, weights=np.zeros(60)))
+
+
 def test_rows_with_weights_are_no_sample():
     with pytest.raises(ValueError, match="count once each, got a stream with weights"):
         pg.sample_report(torch.zeros(60, 2), Arrays(ROWS, weights=np.ones(60)))

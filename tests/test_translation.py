@@ -447,6 +447,7 @@ def test_training_resumes(member, compile, tmp_path, replayed):
     assert history.groups == ["model", "critic"] or history.groups == ["critic", "model"]
 
 
+@pytest.mark.table(quick=2)
 @MEMBERS
 def test_compiled_steps_are_the_same(member, replayed):
     eager, history = run(member)

@@ -215,6 +215,7 @@ class Iterated(RowStream):
             )
         self.dataset = dataset
         self.rereadable = not isinstance(dataset, Iterator)
+        self._spent = False
         self.shuffle = int(shuffle)
         self._rows = rows
         self._form = sample_form(dataset, columns, encode)
@@ -233,6 +234,12 @@ class Iterated(RowStream):
         return in_blocks(between(self._pieces(), begin, end), begin, max_rows)
 
     def _pieces(self) -> Iterator[RowBlock]:
+        if self._spent:
+            raise ValueError(
+                "expected a data set that can be read again, got an iterator that has been read; give "
+                "an object whose __iter__ starts anew"
+            )
+        self._spent = not self.rereadable
         start = 0
         pieces = self._form.iterated(self.dataset)
         while True:
