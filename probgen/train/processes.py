@@ -71,6 +71,8 @@ def other_processes(run: Run, then: dict[str, Any], path: Path) -> list[str]:
     )
     batch, own = then["batch_size"], run.asked["batch_size"]
     if batch == own or not isinstance(batch, int) or not isinstance(own, int):
+        if isinstance(run.asked_source(), StreamSource):  # which tells of its rows itself
+            return [f"{text}: with other random numbers"]
         return [f"{text}: on the same rows in the same order, with other random numbers"]
     given = own // now
     if batch % now:
