@@ -8,8 +8,19 @@ along; ``dcgan`` is a DCGAN. Draws are compared with as many test images in the 
 classifier of the training images: Fréchet distance, improved precision and recall. The last model
 is reported, of one seed.
 
+Measured in 5 minutes of a core each (``--minutes 5 --fade 300 --lr 2e-3``), seed 0, 5,000 draws:
+
+| recipe | steps | Fréchet distance | precision | recall |
+|---|---|---|---|---|
+| progressive | 2,130 | 62.95 | 0.612 | 0.738 |
+| full | 1,171 | 94.78 | 0.617 | 0.747 |
+| dcgan | 3,544 | 67.16 | 0.594 | 0.750 |
+| real pictures | | 46.99 | 0.893 | 0.809 |
+
+Growing is ahead of the same networks at full size, and level with a DCGAN (one seed).
+
 Measured in 1.7 minutes of a busy core each (``--minutes 1.7 --draws 2000 --fade 60``), far from
-done: growing does not pay. Fréchet distance 183.9 (progressive, 543 steps), 162.8 (full, 206 steps),
+done: growing did not pay. Fréchet distance 183.9 (progressive, 543 steps), 162.8 (full, 206 steps),
 102.7 (DCGAN, 1189 steps); precision 0.573, 0.551, 0.747; recall 0.224, 0.364, 0.531.
 Networks that grow then took 1.6 times as long for a step at full size, and 1.3 times at half of it,
 as they do with fused scaling; a DCGAN still makes four steps meanwhile.
