@@ -1,4 +1,4 @@
-"""Structural time series and their components, and emissions of hidden Markov models."""
+"""Structural and regime-switching time series, and emissions of hidden Markov models."""
 
 from probgen.distributions.sequences.emission import Emission
 from probgen.distributions.sequences.structural import SeriesPart
@@ -23,6 +23,7 @@ from probgen.models.structural import (
     SeriesComponent,
     StructuralTimeSeries,
 )
+from probgen.models.switching import SwitchingAutoregression
 
 __all__ = [
     "Autoregression",
@@ -39,6 +40,7 @@ __all__ = [
     "SeriesComponent",
     "SeriesPart",
     "StructuralTimeSeries",
+    "SwitchingAutoregression",
     "categorical_emission",
     "normal_emission",
     "poisson_emission",

@@ -93,6 +93,8 @@ DRAWN = [  # no moments in closed form; the first entries are observed
     "SequenceModel RNN with NADE frames",
     "SequenceModel of convolutions",
     "HiddenMarkovModel of flows",
+    "SwitchingAutoregression",
+    "SwitchingAutoregression of vectors",
 ]
 ENDING = [  # no moments at steps that a sequence may lack
     "VariableLength hidden Markov model",

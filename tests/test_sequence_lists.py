@@ -540,7 +540,12 @@ SUMMED_OUT = [
     if "GaussianMixture" in member.name
     or member.name in ("PPCA", "FactorAnalysis", "Standardized", "Mixture given a context")
     or member.name
-    in ("LinearGaussianStateSpace", "StructuralTimeSeries", "EndingHiddenMarkovModel")
+    in (
+        "LinearGaussianStateSpace",
+        "StructuralTimeSeries",
+        "SwitchingAutoregression",
+        "EndingHiddenMarkovModel",
+    )
     or "idden" in member.name.split(" of ")[0]
 ]
 

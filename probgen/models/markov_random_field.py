@@ -14,7 +14,12 @@ from probgen.core.contexts import input_size
 from probgen.core.foreign import row_by_row
 from probgen.core.keywords import explained
 from probgen.core.module import DistributionModule
-from probgen.distributions.graphical.pairwise_field import ExactField, GibbsField, Pairwise
+from probgen.distributions.graphical.pairwise_field import (
+    ExactField,
+    FieldKernel,
+    GibbsField,
+    Pairwise,
+)
 from probgen.samplers.belief_propagation import Beliefs, belief_propagation
 
 
@@ -48,7 +53,7 @@ class MarkovRandomField(DistributionModule):
 
     Where variable elimination makes no table larger than ``limit`` (trees, narrow grids), the
     density is *exact*: log Z, missing entries, independent draws, ``impute``; maximum likelihood by
-    ``fit``. Elsewhere it is *unnormalized*: draws and imputations are ends of Gibbs chains, ``fit``
+    ``fit``. Elsewhere it is *unnormalized*: draws and imputations are ends of Markov chains, ``fit``
     takes the objective ``PseudoLikelihood()``.
 
     Parameters
@@ -68,7 +73,11 @@ class MarkovRandomField(DistributionModule):
     limit : int
         Largest table, in entries per row, for which the field is summed exactly.
     sweeps : int
-        Length of the Gibbs chains, where it is not.
+        Length of the chains, where it is not.
+    kernel : FieldKernel, optional
+        What moves these chains in place of Gibbs sweeps of single variables:
+        :class:`SwendsenWang <probgen.samplers.SwendsenWang>`, whose clusters pass through a phase
+        transition, or :class:`TemperedGibbs <probgen.samplers.TemperedGibbs>`.
 
     Raises
     ------
@@ -100,6 +109,7 @@ class MarkovRandomField(DistributionModule):
         unary: nn.Module | None = None,
         limit: int = 2**16,
         sweeps: int = 200,
+        kernel: FieldKernel | None = None,
     ):
         checks.sizes(shape=shape)
         checks.whole_pairs(edges=edges)
@@ -108,11 +118,13 @@ class MarkovRandomField(DistributionModule):
         checks.network(**checks.given(unary=unary))
         checks.at_least(0, limit=limit)
         checks.at_least(1, sweeps=sweeps)
+        checks.callable_("give SwendsenWang()", **checks.given(kernel=kernel))
         super().__init__()
         self.shape = torch.Size(shape)
         self.levels = levels
         self.limit = limit
         self.sweeps = sweeps
+        self.kernel = kernel
         self.nodes = prod(shape)
         self.neighbors = tuple((int(a), int(b)) for a, b in edges)
         self._check(self.neighbors)
@@ -137,7 +149,7 @@ class MarkovRandomField(DistributionModule):
         distribution = (
             ExactField(field, self.shape, self.limit)
             if exact
-            else GibbsField(field, self.shape, self.sweeps)
+            else GibbsField(field, self.shape, self.sweeps, self.kernel)
         )
         return (
             distribution

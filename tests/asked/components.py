@@ -105,6 +105,10 @@ GOOD = {
     "HMC": lambda: {"step": 0.1},
     "MALA": lambda: {"step": 0.1},
     "Langevin": lambda: {"step": 0.1},
+    "ParallelTempering": lambda: {"kernel": pg.samplers.HMC(0.1)},
+    "TemperedGibbs": dict,
+    "SwendsenWang": dict,
+    "Wolff": dict,
     "PyroNUTS": dict,
     # networks
     "MLP": lambda: {"inputs": 2, "hidden": (4,), "outputs": 3},

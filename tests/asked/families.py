@@ -190,6 +190,7 @@ GOOD = {
         "length": 3,
         "initial_scale": 1.0,
     },
+    "SwitchingAutoregression": lambda: {"states": 2, "order": 1, "length": 3},
     "LocalLevel": dict,
     "LocalTrend": dict,
     "Seasonal": lambda: {"period": 3},

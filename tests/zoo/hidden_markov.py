@@ -20,6 +20,7 @@ from probgen.models.emissions import (
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.models.state_space import LinearGaussianStateSpace
 from probgen.models.structural import LocalTrend, Seasonal, StructuralTimeSeries
+from probgen.models.switching import SwitchingAutoregression
 from zoo.member import Member, constant, levels, rows
 
 
@@ -77,5 +78,17 @@ HIDDEN_MARKOV = [
         "StructuralTimeSeries",
         lambda: StructuralTimeSeries(LocalTrend() + Seasonal(3), length=4, initial_scale=1.0),
         rows(4, 1),
+    ),
+    Member(
+        "SwitchingAutoregression",
+        lambda: SwitchingAutoregression(2, 1, length=4, switching_noise=True),
+        rows(4, 1),
+    ),
+    Member(
+        "SwitchingAutoregression of vectors",
+        lambda: SwitchingAutoregression(
+            3, 2, length=4, dims=2, mean_adjusted=False, switching_coefs=True
+        ),
+        rows(4, 2),
     ),
 ]

@@ -6,7 +6,7 @@ Exact where an elimination is affordable, else unnormalized.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,24 @@ from probgen.distributions.gibbs import gibbs
 from probgen.distributions.graphical.discrete_network import FactorGraph
 from probgen.distributions.graphical.factors import Factors
 from probgen.samplers.gibbs_discrete import coloring, gibbs_sweeps, neighbor_logits
+
+
+class FieldKernel(Protocol):
+    """What moves chains of a field, and leaves its distribution invariant.
+
+    As :class:`SwendsenWang <probgen.samplers.SwendsenWang>`.
+    """
+
+    def __call__(
+        self,
+        x: Tensor,
+        unary: Tensor,
+        pairs: Tensor,
+        edges: Tensor,
+        num_steps: int,
+        free: Tensor,
+    ) -> Tensor:
+        """States ``(N, D)`` after so many steps, of which only ``free`` entries move."""
 
 
 class Pairwise(NamedTuple):
@@ -117,6 +135,8 @@ class GibbsField(BatchedDistribution):
         Shape of an event, whose entries in raster order are the variables.
     sweeps : int
         Length of the chain that each draw ends; they start at independent uniform values.
+    kernel : FieldKernel, optional
+        What moves the chains, by so many of its steps; default: Gibbs sweeps.
 
     Raises
     ------
@@ -133,9 +153,16 @@ class GibbsField(BatchedDistribution):
     batched = {"field": 0}
     density_kind = "unnormalized"
 
-    def __init__(self, field: Pairwise, event_shape: Sequence[int], sweeps: int):
+    def __init__(
+        self,
+        field: Pairwise,
+        event_shape: Sequence[int],
+        sweeps: int,
+        kernel: FieldKernel | None = None,
+    ):
         self.field = field
         self.sweeps = sweeps
+        self.kernel = kernel
         super().__init__(field.batch, torch.Size(event_shape))
 
     @property
@@ -158,7 +185,7 @@ class GibbsField(BatchedDistribution):
 
     @torch.no_grad()
     def completed(self, x: Tensor, sweeps: int) -> Tensor:
-        """Ends of Gibbs chains over the missing entries (NaN) given the others.
+        """Ends of chains over the missing entries (NaN) given the others.
 
         ``(*lead, *event)``, as ``x``.
         """
@@ -178,12 +205,16 @@ class GibbsField(BatchedDistribution):
             torch.randint(levels, free.shape, device=x.device),
             x.nan_to_num().reshape_as(free).long(),
         )
-        colors = [group.to(x.device) for group in coloring(edges, nodes)]
-        return (
-            gibbs_sweeps(start, unary, pairs, edges, colors, sweeps, free)
-            .to(x.dtype)
-            .reshape(x.shape)
-        )
+        kernel = _by_sites if self.kernel is None else self.kernel
+        return kernel(start, unary, pairs, edges, sweeps, free).to(x.dtype).reshape(x.shape)
+
+
+def _by_sites(
+    x: Tensor, unary: Tensor, pairs: Tensor, edges: Tensor, num_steps: int, free: Tensor
+) -> Tensor:
+    """Gibbs sweeps, as a kernel."""
+    colors = [group.to(x.device) for group in coloring(edges, x.shape[-1])]
+    return gibbs_sweeps(x, unary, pairs, edges, colors, num_steps, free)
 
 
 @gibbs.register(GibbsField)
