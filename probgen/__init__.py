@@ -83,6 +83,11 @@ from probgen.infer.maximum_likelihood import MaximumLikelihoodResult, maximum_li
 from probgen.infer.mcmc import Chains, mcmc
 from probgen.infer.nuts import PyroNUTS
 from probgen.infer.nuts_nutpie import Nutpie
+from probgen.infer.partitions import (
+    NormalInverseWishart,
+    PartitionPosterior,
+    dirichlet_process_mixture,
+)
 from probgen.infer.posterior import posterior, predictive, prior_predictive
 from probgen.infer.relabel import relabel
 from probgen.models.autoregressive_flow import (
@@ -242,10 +247,12 @@ __all__ = [
     "ModelComparison",
     "NonFiniteLoss",
     "NonGaussianDiffusion",
+    "NormalInverseWishart",
     "Normalized",
     "NotCompilable",
     "NotExportable",
     "Nutpie",
+    "PartitionPosterior",
     "PixelCNN",
     "PixelRNN",
     "Preprocessed",
@@ -284,6 +291,7 @@ __all__ = [
     "density_kind",
     "diagnostics",
     "diffusion",
+    "dirichlet_process_mixture",
     "distributions",
     "divergence",
     "em",

@@ -1,4 +1,4 @@
-"""Structural and regime-switching time series, and emissions of hidden Markov models."""
+"""Structural and regime-switching time series, events in time, emissions of hidden Markov models."""
 
 from probgen.distributions.sequences.emission import Emission
 from probgen.distributions.sequences.structural import SeriesPart
@@ -13,6 +13,7 @@ from probgen.models.emissions import (
     GaussianMixtureEmission,
     PoissonEmission,
 )
+from probgen.models.hawkes import HawkesProcess
 from probgen.models.structural import (
     Autoregression,
     Cycle,
@@ -32,6 +33,7 @@ __all__ = [
     "Emission",
     "GaussianEmission",
     "GaussianMixtureEmission",
+    "HawkesProcess",
     "LocalLevel",
     "LocalTrend",
     "PoissonEmission",

@@ -194,7 +194,9 @@ def equal_or_not(unary: Tensor, pairs: Tensor, edges: Tensor) -> tuple[Tensor, T
     rest = pairs - couplings[:, None, None] * identity
     first = rest.mean(-1)
     second = rest.mean(-2) - rest.mean((-2, -1))[:, None]
-    return unary.index_add(-2, edges[:, 0], first).index_add(-2, edges[:, 1], second), couplings
+    for side, part in enumerate((first, second)):
+        unary = unary.index_add(-2, edges[:, side], part.expand(*unary.shape[:-2], -1, -1))
+    return unary, couplings
 
 
 def _clusters(x: Tensor, couplings: Tensor, edges: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ class TemperedGibbs:
 def _check_betas(betas: Any) -> None:
     checks.numbers(betas=betas)
     values = [float(beta) for beta in betas]
-    falling = all(a > b for a, b in zip(values, values[1:], strict=False))
+    falling = all(a > b for a, b in itertools.pairwise(values))
     if len(values) < 2 or not math.isclose(values[0], 1.0) or not falling or values[-1] <= 0:
         raise ValueError(
             f"expected inverse temperatures from 1 downwards, got {betas}; give (1.0, 0.5, 0.25)"

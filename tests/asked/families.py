@@ -190,6 +190,7 @@ GOOD = {
         "length": 3,
         "initial_scale": 1.0,
     },
+    "HawkesProcess": lambda: {"marks": 1, "horizon": 5.0, "most": 9},
     "SwitchingAutoregression": lambda: {"states": 2, "order": 1, "length": 3},
     "LocalLevel": dict,
     "LocalTrend": dict,

@@ -80,6 +80,13 @@ GOOD = {
     "Indexed": lambda: {"dataset": rows(2), "run": 2},
     "Iterated": lambda: {"dataset": rows(2), "rows": 8},
     "Pairs": lambda: {"make": torch.zeros, "rows": 4, "pool": 2},
+    "dirichlet_process_mixture": lambda: {
+        "x": rows(2, count=9),
+        "draws": 2,
+        "tune": 0,
+        "chains": 1,
+        "seed": 0,
+    },
     "em": lambda: {"gen": mixture(), "x": rows(2, count=30), "max_iter": 200, "seed": 0},
     "mcmc": lambda: {
         "gen": bayesian,

@@ -17,6 +17,7 @@ from probgen.models.emissions import (
     GaussianMixtureEmission,
     PoissonEmission,
 )
+from probgen.models.hawkes import HawkesProcess
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.models.state_space import LinearGaussianStateSpace
 from probgen.models.structural import LocalTrend, Seasonal, StructuralTimeSeries
@@ -34,6 +35,11 @@ def bayesian() -> BayesianHiddenMarkovModel:
     means = Fixed(dist.Normal, loc=torch.zeros(1), scale=2.0)
     scales = Fixed(dist.LogNormal, loc=torch.zeros(1), scale=0.5)
     return BayesianHiddenMarkovModel(3, 4, normal_emission, {"means": means, "scales": scales})
+
+
+def event_times() -> tuple:
+    """Six sequences of events of two marks up to a time of 2, some without any."""
+    return (HawkesProcess(2, 2.0, 12)().sample((6,)),)
 
 
 HIDDEN_MARKOV = [
@@ -91,4 +97,5 @@ HIDDEN_MARKOV = [
         ),
         rows(4, 2),
     ),
+    Member("HawkesProcess", lambda: HawkesProcess(2, 2.0, 12), event_times),
 ]
