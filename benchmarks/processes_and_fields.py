@@ -107,18 +107,18 @@ def cluster() -> None:
     for name, kernel in (("Swendsen-Wang", SwendsenWang()), ("Wolff", Wolff()), ("sites", None)):
         torch.manual_seed(SEED)
         edges = pg.graphical.grid_edges(size, size, periodic=True)
-        gen = pg.MarkovRandomField(
-            (size, size), edges, shared=True, limit=1, sweeps=100, kernel=SwendsenWang()
-        )
+        gen = pg.MarkovRandomField((size, size), edges, shared=True)
         table = critical * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
         gen.pairs.data.copy_(table)
-        x = gen().sample((chains,)).flatten(1).long()  # all begin in equilibrium
         unary, pairs, ends, _ = gen.potentials()
-        move = kernel or gen_sites(size)
+        unary, pairs = unary[None].detach(), pairs.detach()
+        x = torch.randint(2, (chains, size**2))
+        x = SwendsenWang()(x, unary, pairs, ends, 100)  # all begin in equilibrium
+        move = kernel or sites(size)
         energies, sizes = [], []
         with Seconds() as spent:
             for _ in range(steps):
-                x = move(x, unary[None].detach(), pairs.detach(), ends, 1, torch.ones_like(x) > 0)
+                x = move(x, unary, pairs, ends, 1, torch.ones_like(x) > 0)
                 spins = (2.0 * x - 1).reshape(chains, size, size)
                 each = spins * (spins.roll(1, -1) + spins.roll(1, -2))
                 energies.append(-each.sum((-2, -1)) / size**2)
@@ -133,7 +133,7 @@ def cluster() -> None:
         )
 
 
-def gen_sites(size: int):
+def sites(size: int):
     """Gibbs sweeps of single sites, as a kernel."""
     from probgen.samplers.gibbs_discrete import coloring, gibbs_sweeps
 

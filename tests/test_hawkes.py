@@ -159,5 +159,7 @@ def test_too_many_events_and_missing_ones_are_refused():
     gen = HawkesProcess(1, 10.0, 2).set(rates=5.0)
     with pytest.raises(ValueError, match="larger most"):
         gen().sample((3,))
+    with pytest.raises(ValueError, match="sort the events by time"):
+        gen().log_prob(torch.tensor([[3.0], [2.0]]))
     with pytest.raises(ValueError, match="missing"):
         gen().log_prob(torch.full((2, 1), torch.nan))

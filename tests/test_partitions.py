@@ -1,6 +1,7 @@
 """Dirichlet-process mixtures against all partitions of few rows, and on clusters that are known."""
 
 import math
+from dataclasses import replace
 
 import arviz
 import numpy as np
@@ -123,7 +124,7 @@ def test_a_base_of_other_variables_and_missing_rows_are_refused():
     with pytest.raises(ValueError, match="expected a base of 2 variables"):
         dirichlet_process_mixture(ROWS, base=NormalInverseWishart.of_rows(ROWS[:, :1]))
     with pytest.raises(ValueError, match="expected a base of 2 variables"):
-        dirichlet_process_mixture(ROWS, base=BASE._replace(df=0.5))
+        dirichlet_process_mixture(ROWS, base=replace(BASE, df=0.5))
     with pytest.raises(ValueError, match=r"finite|NaN"):
         dirichlet_process_mixture(torch.full((3, 2), math.nan))
     with pytest.raises(ValueError, match="shape and rate"):

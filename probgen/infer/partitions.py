@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -22,7 +22,8 @@ _WITHIN = 0.25  # of the variances of all rows: what clusters are expected to ha
 
 
 @in_short
-class NormalInverseWishart(NamedTuple):
+@dataclass(frozen=True)
+class NormalInverseWishart:
     r"""What is expected of the mean and covariance of a cluster.
 
     .. math:: \Sigma \sim W^{-1}(\Psi, \nu), \qquad \mu \mid \Sigma \sim N(m, \Sigma / \kappa)
@@ -38,12 +39,25 @@ class NormalInverseWishart(NamedTuple):
     scatter : Tensor
         Psi: ``(D, D)``, symmetric and positive definite; with nu > D + 1 the expected covariance is
         Psi / (nu - D - 1).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a part is of another kind, or not positive.
+
+    >>> NormalInverseWishart(torch.zeros(2), 0.1, 4.0, torch.eye(2))
+    NormalInverseWishart(mean=tensor(2), strength=0.1, df=4.0, scatter=tensor(2, 2))
     """
 
     mean: Tensor
     strength: float
     df: float
     scatter: Tensor
+
+    def __post_init__(self) -> None:
+        checks.instance(Tensor, "give torch.zeros(D)", mean=self.mean)
+        checks.instance(Tensor, "give torch.eye(D)", scatter=self.scatter)
+        checks.positive(strength=self.strength, df=self.df)
 
     @classmethod
     def of_rows(cls, x: Tensor) -> NormalInverseWishart:
@@ -208,7 +222,7 @@ def dirichlet_process_mixture(
     >>> found.predictive().log_prob(x.double()).mean() > -5
     tensor(True)
     """
-    rows = complete_rows("x", x)
+    rows = complete_rows("x", x).cpu()
     checks.rows(1, x=rows)
     checks.positive(concentration=concentration)
     if concentration_prior is not None:
@@ -239,10 +253,10 @@ def dirichlet_process_mixture(
 
 def _check_base(base: NormalInverseWishart, dims: int) -> None:
     fits = base.mean.shape == (dims,) and base.scatter.shape == (dims, dims)
-    fits = fits and base.strength > 0 and base.df > dims - 1
+    fits = fits and base.df > dims - 1
     if not fits or torch.linalg.cholesky_ex(base.scatter.double()).info:
         raise ValueError(
-            f"expected a base of {dims} variables with strength > 0, df > {dims - 1} and a positive "
+            f"expected a base of {dims} variables with df > {dims - 1} and a positive "
             f"definite scatter, got {base}; give NormalInverseWishart.of_rows(x)"
         )
 

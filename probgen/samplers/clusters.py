@@ -132,9 +132,9 @@ class SwendsenWang:
     ``kernel(x, unary, pairs, edges, num_steps, free) -> x``.
 
     >>> import probgen as pg
-    >>> grid = pg.graphical.grid_edges(30, 30)
-    >>> pg.MarkovRandomField((30, 30), grid, shared=True, sweeps=3, kernel=SwendsenWang())().sample().shape
-    torch.Size([30, 30])
+    >>> grid = pg.graphical.grid_edges(4, 4)
+    >>> pg.MarkovRandomField((4, 4), grid, limit=1, sweeps=3, kernel=SwendsenWang())().sample().shape
+    torch.Size([4, 4])
     """
 
     def __call__(

@@ -142,6 +142,7 @@ EXEMPT = {
     "SeriesForecast": "made by forecast_series",
     "SeriesPart": "made by components",
     "MaximumLikelihoodResult": "made by maximum_likelihood",
+    "PartitionPosterior": "made by dirichlet_process_mixture",
     "Objective": "abstract",
     "CheckpointError": "an error",
     "CompileWarning": "a warning",

@@ -80,6 +80,12 @@ GOOD = {
     "Indexed": lambda: {"dataset": rows(2), "run": 2},
     "Iterated": lambda: {"dataset": rows(2), "rows": 8},
     "Pairs": lambda: {"make": torch.zeros, "rows": 4, "pool": 2},
+    "NormalInverseWishart": lambda: {
+        "mean": torch.zeros(2),
+        "strength": 0.1,
+        "df": 4.0,
+        "scatter": torch.eye(2),
+    },
     "dirichlet_process_mixture": lambda: {
         "x": rows(2, count=9),
         "draws": 2,

@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
 from probgen.core.inside import point_inside
-from probgen.core.missing import check_event, has_missing
+from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.distributions.sequences.lists import takes_lists
 
 NO_EVENT = -1.0  # stands after the last event
@@ -193,6 +193,11 @@ class HawkesEvents(BatchedDistribution):
             )
         lead = self.lead(x)
         rows = x.expand(*lead, *self.event_shape).reshape(-1, *self.event_shape)
+        if values_are_known() and not (fits := self.support.check(rows)).all():
+            raise ValueError(
+                f"expected {EventTimes.words}, got others in row {int((~fits).nonzero()[0])}; sort the "
+                "events by time, and build the process with the horizon up to which they go"
+            )
         seen = rows[..., 0] != NO_EVENT
         times = torch.where(seen, rows[..., 0], self.horizon)
         marks = rows[..., 1] if self.marks > 1 else torch.zeros_like(times)
