@@ -78,7 +78,7 @@ def test_densities_of_all_counts_sum_to_one():
     a, b, c = torch.meshgrid(t, t, t, indexing="ij")
     three = torch.stack([a, b, c], -1).sort(-1).values[..., None]
     total = total + gen().log_prob(three).exp().sum() / (6 * n**3)
-    assert 0.985 < total < 1.0  # what is left has four events or more
+    assert 0.97 < total < 1.0  # what is left has four events or more
     torch.manual_seed(0)
     wide = HawkesProcess(1, 1.0, 30).double().set(rates=0.4, branching=0.5, decay=1.5)
     more = (wide().sample((20_000,))[..., 0] >= 0).sum(-1) > 3

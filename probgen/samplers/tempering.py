@@ -72,12 +72,12 @@ def parallel_tempering(
     tempering, https://doi.org/10.1111/rssb.12464
 
     >>> _ = torch.manual_seed(0)
-    >>> weight = lambda x: -(x.abs() - 5).square().sum(-1)         # two modes, far from each other
+    >>> weight = lambda x: -(x.abs() - 3).square().sum(-1)         # two modes, far from each other
     >>> def move(x, beta):
     ...     other = x + 2 * torch.randn_like(x)
     ...     yes = torch.rand(len(x)).log() < beta * (weight(other) - weight(x))
     ...     return torch.where(yes[:, None], other, x)
-    >>> ends = parallel_tempering(weight, move, 5 * torch.ones(4, 500, 1), 100, (1.0, 0.3, 0.1, 0.03))
+    >>> ends = parallel_tempering(weight, move, 3 * torch.ones(4, 500, 1), 200, (1.0, 0.3, 0.1, 0.03))
     >>> ((ends.x[0] > 0).float().mean() - 0.5).abs() < 0.1
     tensor(True)
     """

@@ -57,6 +57,7 @@ NOT_ASKED = "these steps do not look at the schedule"
 
 # (callable or "*", argument): (values, why they are taken)
 ACCEPTED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
+    ("dirichlet_process_mixture", "tune"): ((0,), "0 sweeps are left out"),
     ("*", "context"): ((0,), "no context"),
     ("*", "context_ndim"): ((0,), OF_ONE_NUMBER),
     ("*", "max_plate_nesting"): ((0,), NO_PLATES),

@@ -39,7 +39,7 @@ def bayesian() -> BayesianHiddenMarkovModel:
 
 def event_times() -> tuple:
     """Six sequences of events of two marks up to a time of 2, some without any."""
-    return (HawkesProcess(2, 2.0, 12)().sample((6,)),)
+    return (HawkesProcess(2, 2.0, 40)().sample((6,)),)
 
 
 HIDDEN_MARKOV = [
@@ -97,5 +97,5 @@ HIDDEN_MARKOV = [
         ),
         rows(4, 2),
     ),
-    Member("HawkesProcess", lambda: HawkesProcess(2, 2.0, 12), event_times),
+    Member("HawkesProcess", lambda: HawkesProcess(2, 2.0, 40), event_times),
 ]
