@@ -86,6 +86,17 @@ def test_both_ways_of_the_passes_agree_with_gradients(monkeypatch):
         assert one is other or torch.allclose(one, other)
 
 
+def test_one_series_is_fitted_as_well_as_by_statsmodels():
+    regression = pytest.importorskip("statsmodels.tsa.regime_switching.markov_autoregression")
+    torch.manual_seed(0)
+    x = 2.0 * (torch.arange(80) // 20 % 2) + torch.randn(80)
+    gen = SwitchingAutoregression(2, 1, 80).double()
+    found = maximum_likelihood(gen, x.double()[None, :, None])
+    peer = regression.MarkovAutoregression(x.double().numpy(), 2, 1, switching_ar=False)
+    own = gen().log_prob_after_start(x.double()[:, None]).item()
+    assert found.converged and own > peer.fit(disp=False).llf - 1e-3
+
+
 def test_draws_have_the_moments_of_the_regimes():
     gen = SwitchingAutoregression(2, 1, 40)
     with torch.no_grad():
@@ -159,7 +170,7 @@ def test_fit_finds_the_regimes_and_forecasts_go_on():
     assert (gen.coefs[0, 0, 0, 0] - 0.3).abs() < 0.2
     ahead = forecast_series(gen, x[0], 6, draws=50, seed=0)
     assert ahead.mean.shape == (6, 1) and ahead.kind == "exact"
-    assert gen.free_parameters == 2 + 2 + 1 + 2 + 2
+    assert gen.free_parameters == 2 + 2 + 1 + 2
 
 
 def test_lists_of_series_go_on_from_their_own_ends():

@@ -35,9 +35,10 @@ class SwitchingAutoregression(DistributionModule):
     on: ``gen().smooth(x)``, ``gen().filter(x)``, ``gen().most_likely_states(x)``,
     ``gen().forecast(x, 12)``.
 
-    The regime of the first step is that of the long run. The first p steps have a normal
-    distribution of their own, which tells nothing of the regimes:
-    ``gen().log_prob_after_start(x)`` leaves it out.
+    The regime of the first step is that of the long run. The first p steps are normal, with the mean
+    and standard deviation of the series that ``gen.initialize(x)`` has seen (0 and 1 before), and
+    tell nothing of the regimes: a density of theirs that is learned would be without bound for one
+    series. ``gen().log_prob_after_start(x)`` leaves them out.
 
     Parameters
     ----------
@@ -128,8 +129,6 @@ class SwitchingAutoregression(DistributionModule):
         own = states if switching_noise else 1
         self.log_scale = nn.Parameter(torch.zeros(own, dims))
         self.below = nn.Parameter(torch.zeros(own, dims * (dims - 1) // 2))
-        self.start_level = nn.Parameter(torch.zeros(dims))
-        self.start_log_scale = nn.Parameter(torch.zeros(dims))
 
     @property
     def ragged(self) -> Ragged:  # type: ignore[override]
@@ -145,8 +144,8 @@ class SwitchingAutoregression(DistributionModule):
             offset=self._offsets(),
             coefs=self._coefs(),
             scale_tril=self._scale_tril(),
-            start_loc=self.center + self.unit * self.start_level,
-            start_scale=self.unit * self.start_log_scale.exp(),
+            start_loc=self.center,
+            start_scale=self.unit,
         )
         return SwitchingSeries(system, self._initial(logs), self.length)
 
@@ -230,7 +229,7 @@ class SwitchingAutoregression(DistributionModule):
         put(self.level, level)
         put(self.log_scale, spread + math.log(0.5))
         put(self.transition, _STAY * torch.eye(self.states).to(rows))
-        for part in (self.memory, self.below, self.start_level, self.start_log_scale):
+        for part in (self.memory, self.below):
             put(part, torch.zeros_like(part))
 
     def _means(self) -> Tensor:
