@@ -198,7 +198,10 @@ def dirichlet_process() -> None:
     with Seconds() as own:
         found = pg.dirichlet_process_mixture(x, draws=150, tune=50, seed=SEED)
     peer = BayesianGaussianMixture(
-        10, weight_concentration_prior_type="dirichlet_process", random_state=SEED, max_iter=500
+        n_components=10,
+        weight_concentration_prior_type="dirichlet_process",
+        random_state=SEED,
+        max_iter=500,
     )
     with Seconds() as theirs:
         peer.fit(x.numpy())
