@@ -131,21 +131,21 @@ def row_cases(fabric):
     x = torch.randn(11, 2)
     x[::2, 1] = torch.nan
     expected = torch.where(x.isnan(), 0.9 * x[:, :1], x)
-    done = pg.impute(gen, x, draws=2000, seed=1, fabric=fabric)
-    yield "imputed in order", float((done.mean() - expected).abs().max() > 0.08)
+    done = pg.impute(gen, x, draws=500, seed=1, fabric=fabric)
+    yield "imputed in order", float((done.mean() - expected).abs().max() > 0.1)
     yield "kind of imputation", float(done.kind != "exact")
-    own = list(pg.impute(gen, MemoryRows((x,)), draws=2000, seed=1, max_rows=3, fabric=fabric))
+    own = list(pg.impute(gen, MemoryRows((x,)), draws=500, seed=1, max_rows=3, fabric=fabric))
     every = [each for part in Together(fabric).gather(own) for each in part]
     starts = [each.start for each in every]
     mean = torch.cat([each.result.mean() for each in every])
-    yield "imputed blocks", float((mean - expected).abs().max() > 0.08) + (starts != sorted(starts))
+    yield "imputed blocks", float((mean - expected).abs().max() > 0.1) + (starts != sorted(starts))
     program, y = rowwise(), torch.randn(11)
     for function, mean in ((pg.posterior, y / 2), (pg.predictive, y / 2)):
-        how = {"draws": 3000, "seed": 2, "max_rows": 4, "fabric": fabric}
+        how = {"draws": 400, "seed": 2, "max_rows": 4, "fabric": fabric}
         own = list(by_blocks(function, program, y, **how))
         every = [each for part in Together(fabric).gather(own) for each in part]
         values = [next(iter(each.result.values())).mean(0) for each in every]
-        yield f"blocks of {function.__name__}", float((torch.cat(values) - mean).abs().max() > 0.15)
+        yield f"blocks of {function.__name__}", float((torch.cat(values) - mean).abs().max() > 0.3)
     samples, real = torch.randn(40, 2), torch.randn(60, 2)
     alone = pg.sample_report(samples, real, permutations=5)
     found = pg.sample_report(samples, MemoryRows((real,)), permutations=5, fabric=fabric)

@@ -11,6 +11,10 @@ measured. Three ratios of time in turn over time side by side:
 - even: by processor time, over the mean of the processes. It is what free cores would give with as
   many chains each, and the only one of the three that can be measured on a busy machine.
 
+Two processes on two cores that some ten other processes shared, ``--draws 1000 --pyro-draws 40``, wall /
+work: eight schools, Nutpie 1.08 / 1.84, PyroNUTS 0.71 / 1.27; logistic regression 0.75 / 1.29 and
+0.28 / 1.05. That tells of the neighbors more than of the chains: free cores are still to be measured.
+
     python benchmarks/scale/chains.py                    # 2 processes
     python benchmarks/scale/chains.py --jobs 4 --draws 4000
 """

@@ -10,8 +10,9 @@ that are in memory, and from a file it stays what it is. Fixed costs, of two sec
 for EM (its start loads scikit-learn), are most of what small sizes show.
 
 Measured on two cores that some twenty other processes shared, a million rows in memory, seconds of the
-processor / MiB: EM 3.8 / 219, score 0.20 / 69, fit (100,000 rows) 3.6 a million / 64. Larger sizes are
-not measured yet.
+processor / MiB: EM 3.8 / 219, score 0.20 / 69, fit (100,000 rows) 3.6 a million / 64. From a file the
+score takes 0.39 to 0.46 beside 0.19 to 0.26 in memory, and 12.6 with ``max_rows=4096``: each block costs a
+probe. Larger sizes are not measured yet.
 
     python benchmarks/scale/rows.py
     python benchmarks/scale/rows.py --sizes 1e4 --largest 1e4 --fitted 1e4       # does it run

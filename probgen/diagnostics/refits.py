@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -86,16 +87,14 @@ def kfold(
     >>> print(kfold(fitted, torch.tensor([[0.0], [1.0], [2.0]]), folds=3, seed=0))
     = -1.67 ± 0.38 nats (exact)
     """
-    checks.function(refit=refit)
+    _check(refit, particles, seed, n_jobs, progress)
     checks.at_least(2, folds=folds)
-    checks.at_least(1, particles=particles)
     rows = GivenRows(batch)
     if folds > rows.size:
         raise ValueError(
             f"expected 2 to {rows.size} folds, got {folds}; as many as rows leave one out each time"
         )
-    with own_random_state(seed):
-        _begin(seed, n_jobs, progress)
+    with _drawing(seed):
         order = torch.randperm(rows.size)
         seeds = torch.randint(2**62, (folds,)).tolist()
     held_out = [order[fold::folds].sort().values for fold in range(folds)]
@@ -166,9 +165,8 @@ def reloo(
     tensor([-1.0000, -1.4189])
     """
     checks.instance(LooResult, "pass what loo gave", result=result)
-    checks.function(refit=refit)
+    _check(refit, particles, seed, n_jobs, progress)
     checks.positive(threshold=threshold)
-    checks.at_least(1, particles=particles)
     rows = GivenRows(batch)
     if len(result.khat) != rows.size or rows.size < 2:
         raise ValueError(
@@ -176,8 +174,7 @@ def reloo(
             f"{rows.size}; pass the data that loo was asked about"
         )
     doubtful = (result.khat > threshold).nonzero()[:, 0].cpu()
-    with own_random_state(seed):
-        _begin(seed, n_jobs, progress)
+    with _drawing(seed):
         seeds = torch.randint(2**62, (len(doubtful),)).tolist()
     judge = _HeldOut(refit, rows, particles)
     with Progress("reloo", len(doubtful), "rows", asked=progress) as shown:
@@ -192,13 +189,22 @@ def reloo(
     return LooResult(pointwise, khat, result.p_loo + lower)
 
 
-def _begin(seed: int | None, n_jobs: Jobs, progress: Reported) -> None:
-    """What both check of the arguments that say how to run, and their random state."""
+def _check(refit: Any, particles: int, seed: Any, n_jobs: Jobs, progress: Reported) -> None:
+    """What both take."""
+    checks.function(refit=refit)
+    checks.at_least(1, particles=particles)
     checks.is_seed(**checks.given(seed=seed))
     check_jobs(n_jobs)
     check_progress(progress)
-    if seed is None:
-        torch.seed()
+
+
+@contextmanager
+def _drawing(seed: int | None) -> Iterator[None]:
+    """The block has random numbers of its own, other ones each time where there is no seed."""
+    with own_random_state(seed):
+        if seed is None:
+            torch.seed()
+        yield
 
 
 class _HeldOut:
