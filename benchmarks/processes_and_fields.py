@@ -11,6 +11,19 @@ scikit-learn's variational BayesianGaussianMixture.
 
     pip install statsmodels scikit-learn arviz
     OMP_NUM_THREADS=1 python benchmarks/processes_and_fields.py switching cluster hawkes dirichlet_process
+
+Measured on one busy core, seed 0 (CPU seconds):
+
+- switching, 200 steps: at statsmodels' optimum -203.213770 nats by both; own optimum -203.213770;
+  regimes found at 0.965 of the steps by both; 1.5 s, statsmodels 0.7 s.
+- cluster, 24 x 24: exact energy a site -1.44013; Swendsen-Wang -1.4291 +- 0.0056, Wolff -1.4401 +-
+  0.0049, sites -1.4419 +- 0.0178. Autocorrelation time of the squared magnetization 5.8 rounds, 4.4
+  clusters, 97 sweeps; an independent draw takes 5.6, 3.4 and 58 ms.
+- hawkes, 920 events: optimum -735.3956 nats by both, rates (0.417, 0.547, 2.310) by both; 0.9 s, by
+  hand 1.4 s, whose cost grows with the square of the number of events.
+- dirichlet_process, 160 rows: adjusted Rand index 0.950 by both; held out -4.335 nats a row,
+  scikit-learn -4.412; effective sample size of the number of clusters 60 of 300; 27 s, scikit-learn
+  0.13 s: exact draws of partitions cost more than a variational fit.
 """
 
 from __future__ import annotations

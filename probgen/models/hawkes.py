@@ -72,8 +72,8 @@ class HawkesProcess(DistributionModule):
         return Ragged(self.most, (1 if self.marks == 1 else 2,), NO_EVENT, longer="most={0}")
 
     def forward(self, context: Tensor | None = None) -> HawkesEvents:
-        parts = self.log_rates, self.log_branching, self.log_decay
-        return HawkesEvents(*(part.exp() for part in parts), self.horizon, self.most)
+        rates, branching = self.log_rates.exp(), self.log_branching.exp()
+        return HawkesEvents(rates, branching, self.log_decay.exp(), self.horizon, self.most)
 
     @property
     def rates(self) -> Tensor:
