@@ -151,6 +151,7 @@ from probgen.models.sphere_flow import SphereFlow
 from probgen.models.standardized import Standardized
 from probgen.models.star_gan import StarGAN
 from probgen.models.state_space import LinearGaussianStateSpace
+from probgen.models.student_mixture import StudentTMixture
 from probgen.models.tabular import Tabular
 from probgen.models.transformed import Transformed
 from probgen.models.transformer import Transformer
@@ -270,6 +271,7 @@ __all__ = [
     "Standardized",
     "StarGAN",
     "StopOr",
+    "StudentTMixture",
     "Table",
     "Tabular",
     "Transformed",

@@ -42,6 +42,8 @@ ANY = [  # moments in closed form, whatever is missing
     "GaussianMixture Tied",
     "GaussianMixture Diagonal",
     "GaussianMixture Spherical",
+    "StudentTMixture Full",
+    "StudentTMixture Diagonal",
     "FactorAnalysis",
     "PPCA",
     "JointTable",
@@ -133,7 +135,8 @@ DISCRETE = {  # with few values
     "EndToken transformer",
     "EndToken recurrent model",
 }
-HEAVY = {"StudentT"}  # fourth moments are infinite, so that draws do not tell the variance
+# fourth moments are infinite, so that draws do not tell the variance
+HEAVY = {"StudentT", "StudentTMixture Full", "StudentTMixture Diagonal"}
 CASES = [(name, mask) for name in ANY for mask in ("first", "scattered")]
 CASES += [(name, "first") for name in DRAWN + ENDING]
 

@@ -29,6 +29,7 @@ from probgen.models.markov_chain import MarkovChain
 from probgen.models.mixture import GaussianMixture
 from probgen.models.mixture_of_trees import MixtureOfTrees
 from probgen.models.state_space import LinearGaussianStateSpace
+from probgen.models.student_mixture import StudentTMixture
 from probgen.models.variable_length import VariableLength
 
 FORMS = (Full, Tied, Diagonal, Spherical)
@@ -79,6 +80,10 @@ NUMBERS = {
         for form in FORMS
     },
     "HMM of mixtures": (lambda: hidden(GaussianMixtureEmission(2, 2, 3, Diagonal)), (6, 3)),
+    **{
+        f"t mixture {form.__name__}": (lambda form=form: StudentTMixture(2, 3, form), (3,))
+        for form in FORMS
+    },
     "FactorAnalysis": (lambda: FactorAnalysis(3, factors=1), (3,)),
     "PPCA": (lambda: PPCA(3, factors=1), (3,)),
     "network of regressions": (regressions, (3,)),
@@ -348,6 +353,7 @@ CLOSED = {
     "MarkovChain": lambda: MarkovChain(3, 3),
     "network of regressions": regressions,
     "mixture Full": lambda: GaussianMixture(1, 3),
+    "t mixture Full": lambda: StudentTMixture(1, 3),
     "HMM Full": lambda: HiddenMarkovModel(1, 6, GaussianEmission(1, 3)),
     "HMM of labels": lambda: HiddenMarkovModel(1, 6, CategoricalEmission(1, 3, 2)),
     "HMM of counts": lambda: HiddenMarkovModel(1, 6, PoissonEmission(1, 2)),
@@ -384,6 +390,7 @@ ASKED = {
         )
         for form in FORMS
     },
+    "t mixture Full": lambda: StudentTMixture(2, 3, regularization=0.5),
     "HMM Full": lambda: hidden(GaussianEmission(2, 3, regularization=0.5)),
     "HMM of mixtures": lambda: hidden(GaussianMixtureEmission(2, 2, 3, regularization=0.5)),
     "HMM of labels": lambda: HiddenMarkovModel(
@@ -468,6 +475,10 @@ FREE = {
     "mixture Tied": 1 + 2 * 3 + 6,
     "mixture Diagonal": 1 + 2 * 6,
     "mixture Spherical": 1 + 2 * 4,
+    "t mixture Full": 1 + 2 * (3 + 6 + 1),
+    "t mixture Tied": 1 + 2 * 4 + 6,
+    "t mixture Diagonal": 1 + 2 * 7,
+    "t mixture Spherical": 1 + 2 * 5,
     "HMM Full": 1 + 2 + 2 * (3 + 6),
     "HMM of mixtures": 1 + 2 + 2 + 4 * 6,
     "FactorAnalysis": 3 + 3 + 3,

@@ -36,25 +36,35 @@ class MultivariateNormal(dist.MultivariateNormal):
         return self._marginal_log_prob(value) if has_missing(value) else super().log_prob(value)
 
     def _marginal_log_prob(self, value: Tensor) -> Tensor:
-        """Missing entries become independent standard normals at their mean.
-
-        They add a constant only.
-
-        The factor of the changed covariance comes from a QR decomposition of its square root: a
-        Cholesky decomposition of the product would fail where the square root is ill-conditioned.
-        """
-        observed = ~value.isnan()
-        tril = self._unbroadcasted_scale_tril
-        kept, filled = torch.broadcast_tensors(
-            tril * observed[..., None], torch.diag_embed((~observed).to(tril))
+        square, half_log_det, count = observed_terms(
+            value, self.loc, self._unbroadcasted_scale_tril
         )
-        root = torch.cat((kept, filled), -1)
-        factor = torch.linalg.qr(root.mT).R.mT
-        difference = torch.where(observed, value - self.loc, 0.0)
-        whitened = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0]
-        constant = observed.sum(-1, dtype=tril.dtype) * math.log(2 * math.pi)
-        half_log_det = factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-        return -0.5 * (whitened.square().sum(-1) + constant) - half_log_det
+        return -0.5 * (square + count * math.log(2 * math.pi)) - half_log_det
+
+
+def observed_terms(value: Tensor, loc: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""What the observed entries say, NaN = missing: each ``(*batch,)``.
+
+    The square :math:`(x_o - \mu_o)^\top \Sigma_{oo}^{-1} (x_o - \mu_o)`, half of
+    :math:`\log\det \Sigma_{oo}`, and their number.
+
+    Missing entries become independent standard normals at their mean. They add a constant only. The
+    factor of the changed covariance comes from a QR decomposition of its square root: a Cholesky
+    decomposition of the product would fail where the square root is ill-conditioned.
+
+    >>> observed_terms(torch.tensor([2.0, torch.nan]), torch.zeros(2), torch.eye(2))
+    (tensor(4.), tensor(0.), tensor(1.))
+    """
+    observed = ~value.isnan()
+    kept, filled = torch.broadcast_tensors(
+        scale_tril * observed[..., None], torch.diag_embed((~observed).to(scale_tril))
+    )
+    root = torch.cat((kept, filled), -1)
+    factor = torch.linalg.qr(root.mT).R.mT
+    difference = torch.where(observed, value - loc, 0.0)
+    whitened = torch.linalg.solve_triangular(factor, difference[..., None], upper=False)[..., 0]
+    half_log_det = factor.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    return whitened.square().sum(-1), half_log_det, observed.sum(-1, dtype=scale_tril.dtype)
 
 
 @register_kl(MultivariateNormal, Independent)

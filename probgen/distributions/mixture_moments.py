@@ -189,6 +189,11 @@ def _steps(x: Tensor, mixture: MixtureParameters, cores: int) -> Iterator[RowsTe
     if not any(side_by_side(has_missing, pieces)):
         yield _best(x, mixture), pieces, slice(None)
         return
+    yield from rows_of_patterns(x, mixture)
+
+
+def rows_of_patterns(x: Tensor, mixture: MixtureParameters) -> Iterator[RowsTerm]:
+    """Rows ``(n, D)`` by which of their entries are missing (NaN), with their places."""
     patterns, index = x.isnan().logical_not().unique(dim=0, return_inverse=True)
     members = index.argsort().split(index.bincount(minlength=len(patterns)).tolist())
     tril = mixture.covariance.scale_tril.double()

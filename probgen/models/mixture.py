@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -12,11 +10,12 @@ from torch.nn.functional import one_hot
 from probgen.core import checks
 from probgen.core.contexts import WITHOUT
 from probgen.core.entry import as_rows
-from probgen.core.missing import check_event, fill_missing
+from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
 from probgen.core.sums import sum_of
 from probgen.core.threads import one_core
 from probgen.distributions.cholesky import Limits, half_trace_of_inverse, rounding_variance
+from probgen.distributions.clustered import check_empty, check_labels, clustered
 from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.frozen import put, thawed
@@ -26,8 +25,6 @@ from probgen.distributions.normal_mixture import NormalMixture
 from probgen.distributions.support import check_columns, responsibilities
 from probgen.distributions.tables import weighted_sum
 
-_EMPTY = 1e-6  # expected rows of a component that has none
-_ROWS_FOR_START = 2**16
 CONSTANT = "remove them, or build it with GaussianMixture(..., regularization=1e-3)"
 
 
@@ -231,12 +228,7 @@ class GaussianMixture(DistributionModule):
         rows, first, scatter, noise = (
             statistics[name] for name in ("rows", "first", "scatter", "noise")
         )
-        if empty := (~(rows > _EMPTY)).nonzero().flatten().tolist():
-            raise torch.linalg.LinAlgError(
-                f"expected rows in every component, got none in components {empty}; use fewer "
-                "components, or several "
-                "starts (n_init)"
-            )
+        check_empty(rows)
         shift = first / rows[:, None] * self.loc.requires_grad
         scatter = scatter - self.covariance.outer(first, shift)
         noise = noise / rows[:, None]
@@ -274,39 +266,17 @@ class GaussianMixture(DistributionModule):
         torch.linalg.LinAlgError
             If columns are functions of others.
         """
-        self._check_rows(len(x))
         check_columns(x, self.regularization > 0, CONSTANT)
-        share = x.new_ones(len(x)).double() if weights is None else weights.double()
-        own = x.new_full((len(x),), -1).long() if labels is None else labels
-        self._check_labels(own)
-        if len(x) > _ROWS_FOR_START:
-            kept = torch.randperm(len(x), generator=generator).to(x.device)
-            kept = kept[(own[kept] < 0).sort(stable=True).indices]  # rows with a label first
-            kept = kept[:_ROWS_FOR_START]
-            x = x[kept]
-            share = share[kept]
-            own = own[kept]
-        center = x.double().nanmean(0)
-        z = fill_missing(x.double() - center)
-        scale = z.square().mean(0).sqrt()
-        found, clusters = _k_means(
-            z / torch.where(scale > 0, scale, 1.0), self.components, generator, share, own
-        )
-        means = clusters * scale
-        residual = z - means[found]
-        pooled = (residual.mT * share) @ residual / share.sum() + torch.diag_embed(
-            1e-3 * scale.square()
-        )
-        counts = found.bincount(share, minlength=self.components) + 1
-        scatter = self.covariance.reduce(pooled.expand(self.components, -1, -1))
-        ones = torch.ones_like(counts)
+        self._check_labels(labels)
+        start = clustered(x, self.components, generator, weights, labels)
+        scatter = self.covariance.reduce(start.pooled.expand(self.components, -1, -1))
         self._update(
-            counts / counts.sum(),
-            center + means,
+            start.counts / start.counts.sum(),
+            start.means,
             scatter,
-            ones,
+            torch.ones_like(start.counts),
             self.regularization,
-            torch.zeros_like(means),
+            torch.zeros_like(start.means),
         )
 
     @property
@@ -331,65 +301,5 @@ class GaussianMixture(DistributionModule):
         put(self.logits, weights.log())
         put(self.loc, means)
 
-    def _check_labels(self, labels: Tensor) -> None:
-        if len(labels) and labels.max() >= self.components:
-            raise ValueError(
-                f"expected labels 0, ..., {self.components - 1}, got {int(labels.max())}; use "
-                f"{int(labels.max()) + 1} components or more"
-            )
-
-    def _check_rows(self, rows: int) -> None:
-        if rows < self.components:
-            raise ValueError(
-                f"expected at least as many rows as components, got {rows} rows for "
-                f"{self.components} components; use "
-                "fewer components or more rows"
-            )
-
-
-def _k_means(
-    z: Tensor,
-    components: int,
-    generator: torch.Generator | None,
-    weights: Tensor,
-    labels: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Clusters ``(N,)`` and centers ``(K, D)`` of rows, each as often as its weight says.
-
-    From the means of the rows with a label, where there are any.
-    """
-    from sklearn.cluster import KMeans
-
-    start: Any = "k-means++"
-    if (labels >= 0).any():
-        start = _seeds(z, components, generator, weights, labels).cpu().numpy()
-    seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    found = KMeans(components, init=start, n_init=1, random_state=seed).fit(
-        z.cpu().numpy(), sample_weight=weights.cpu().numpy()
-    )
-    return torch.as_tensor(found.labels_, device=z.device).long(), torch.as_tensor(
-        found.cluster_centers_
-    ).to(z)
-
-
-def _seeds(
-    z: Tensor,
-    components: int,
-    generator: torch.Generator | None,
-    weights: Tensor,
-    labels: Tensor,
-) -> Tensor:
-    """Means ``(K, D)`` of the rows of each label.
-
-    For components without any a row far from the others, drawn as k-means++ does.
-    """
-    known = labels >= 0
-    shares = one_hot(labels[known], components).mT * weights[known]
-    rows = shares.sum(1)
-    seeds = shares @ z[known] / rows[:, None]
-    for component in (rows == 0).nonzero().flatten().tolist():
-        others = seeds[seeds.isfinite().all(1)]
-        chances = torch.cdist(z, others).amin(1).square() * weights
-        row = torch.multinomial(chances.cpu(), 1, generator=generator)
-        seeds[component] = z[int(row)]
-    return seeds
+    def _check_labels(self, labels: Tensor | None) -> None:
+        check_labels(labels, self.components)

@@ -174,6 +174,7 @@ GOOD = {
     "LogLikelihood": lambda: {"particles": 2, "seed": 1},
     "Typicality": lambda: {"particles": 2, "seed": 1},
     "LikelihoodRatio": lambda: {"background": gaussian(), "particles": 2, "seed": 1},
+    "StudentTMixture": lambda: {"components": 2, "dims": 2},
     "Mixture": lambda: {"components": [gaussian(), gaussian()]},
     "HiddenMarkovModel": lambda: {
         "states": 2,

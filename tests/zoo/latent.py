@@ -23,6 +23,7 @@ from probgen.models.hierarchical_vae import HierarchicalVAE, Level, precision_we
 from probgen.models.mixture import GaussianMixture
 from probgen.models.quantized import Quantized
 from probgen.models.semi_supervised import SemiSupervisedVAE
+from probgen.models.student_mixture import StudentTMixture
 from probgen.models.vae import VAE
 from probgen.models.vamp_prior import VampPrior
 from probgen.models.vector_quantized import VQVAE
@@ -228,6 +229,14 @@ FAMILIES = [
             rows(2),
         )
         for kind in (Full, Tied, Diagonal, Spherical)
+    ),
+    *(
+        Member(
+            f"StudentTMixture {kind.__name__}",
+            lambda kind=kind: StudentTMixture(3, 2, kind),
+            rows(2),
+        )
+        for kind in (Full, Diagonal)
     ),
     Member("FactorAnalysis", lambda: FactorAnalysis(4, factors=2), rows(4)),
     Member("PPCA", lambda: PPCA(4, factors=2), rows(4)),
