@@ -107,6 +107,7 @@ from probgen.models.bayesian_network import BayesianNetwork
 from probgen.models.bayesian_ppca import BayesianPPCA
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.circular_flow import CircularFlow
+from probgen.models.conjugate import BetaBinomial, DirichletCategorical, GammaPoisson
 from probgen.models.continuous_flow import FFJORD, ContinuousFlow
 from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP
 from probgen.models.cycle_gan import CycleGAN
@@ -128,6 +129,7 @@ from probgen.models.glow import Glow
 from probgen.models.hidden_chow_liu import HiddenChowLiu
 from probgen.models.hidden_markov import HiddenMarkovModel
 from probgen.models.hierarchical_vae import HierarchicalVAE
+from probgen.models.ica import ICA
 from probgen.models.info_gan import Codes, InfoGAN
 from probgen.models.integer_flow import IntegerFlow
 from probgen.models.joint_energy import JointEnergyModel
@@ -139,6 +141,7 @@ from probgen.models.mixture import GaussianMixture
 from probgen.models.mixture_of import Mixture
 from probgen.models.mixture_of_trees import MixtureOfTrees
 from probgen.models.nade import NADE
+from probgen.models.normal_inverse_wishart import NormalInverseWishart
 from probgen.models.normalized import Normalized
 from probgen.models.pixel_cnn import PixelCNN
 from probgen.models.pixel_rnn import PixelRNN
@@ -174,6 +177,7 @@ __all__ = [
     "FFJORD",
     "GAN",
     "IAF",
+    "ICA",
     "MADE",
     "MAF",
     "NADE",
@@ -192,6 +196,7 @@ __all__ = [
     "BayesianHiddenMarkovModel",
     "BayesianNetwork",
     "BayesianPPCA",
+    "BetaBinomial",
     "Candidate",
     "CategoricalDiffusion",
     "Chains",
@@ -210,6 +215,7 @@ __all__ = [
     "DeepNADE",
     "Diffusion",
     "DiffusionChain",
+    "DirichletCategorical",
     "DistributionModule",
     "Empirical",
     "EndToken",
@@ -221,6 +227,7 @@ __all__ = [
     "FitWarning",
     "Fixed",
     "FlowMatching",
+    "GammaPoisson",
     "GaussianMixture",
     "Gaussianized",
     "GenerativeClassifier",

@@ -70,14 +70,12 @@ class StudentTMixture(DistributionModule):
 
     >>> from probgen.infer.em import em
     >>> _ = torch.manual_seed(0)
-    >>> x = torch.cat([torch.randn(60, 2), torch.randn(40, 2) + 20, 500 * torch.randn(2, 2)])
-    >>> gen = StudentTMixture(components=2, dims=2)
+    >>> x = torch.cat([torch.randn(100, 2), torch.full((2, 2), 500.0)])
+    >>> gen = StudentTMixture(components=1, dims=2)
     >>> em(gen, x, seed=0).converged
     True
-    >>> gen.predict(torch.tensor([[0.0, 0.0], [20.0, torch.nan]])).unique().shape
-    torch.Size([2])
-    >>> bool((gen.means.abs() < 22).all())                 # two rows 500 off moved no component
-    True
+    >>> x.mean(0).round(), gen.means.round().abs()            # two rows 500 off do not move it
+    (tensor([10., 10.]), tensor([[0., 0.]]))
     """
 
     context_size = 0

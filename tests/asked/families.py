@@ -175,6 +175,11 @@ GOOD = {
     "Typicality": lambda: {"particles": 2, "seed": 1},
     "LikelihoodRatio": lambda: {"background": gaussian(), "particles": 2, "seed": 1},
     "StudentTMixture": lambda: {"components": 2, "dims": 2},
+    "ICA": lambda: {"dims": 2},
+    "BetaBinomial": lambda: {"dims": 2, "trials": 3, "a": 0.5, "b": 2.0},
+    "GammaPoisson": lambda: {"dims": 2, "a": 0.5, "b": 2.0},
+    "DirichletCategorical": lambda: {"levels": 3, "dims": 2, "concentration": 0.5},
+    "NormalInverseWishart": lambda: {"dims": 2, "loc": 1.0, "rows": 2.0, "df": 5.0},
     "Mixture": lambda: {"components": [gaussian(), gaussian()]},
     "HiddenMarkovModel": lambda: {
         "states": 2,

@@ -17,10 +17,13 @@ from probgen.core.program import Program
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_ppca import BayesianPPCA
+from probgen.models.conjugate import BetaBinomial, DirichletCategorical, GammaPoisson
 from probgen.models.exemplar_prior import ExemplarPrior
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
 from probgen.models.hierarchical_vae import HierarchicalVAE, Level, precision_weighted
+from probgen.models.ica import ICA
 from probgen.models.mixture import GaussianMixture
+from probgen.models.normal_inverse_wishart import NormalInverseWishart
 from probgen.models.quantized import Quantized
 from probgen.models.semi_supervised import SemiSupervisedVAE
 from probgen.models.student_mixture import StudentTMixture
@@ -240,6 +243,12 @@ FAMILIES = [
     ),
     Member("FactorAnalysis", lambda: FactorAnalysis(4, factors=2), rows(4)),
     Member("PPCA", lambda: PPCA(4, factors=2), rows(4)),
+    Member("BetaBinomial", lambda: BetaBinomial(3, 4), levels(5, 3)),
+    Member("GammaPoisson", lambda: GammaPoisson(3), levels(5, 3)),
+    Member("DirichletCategorical", lambda: DirichletCategorical(4, 3), levels(4, 3)),
+    Member("NormalInverseWishart", lambda: NormalInverseWishart(3), rows(3)),
+    Member("ICA", lambda: ICA(3), rows(3)),
+    Member("ICA of t sources", lambda: ICA(3, heads.StudentT(constant(9))), rows(3)),
     Member("Quantized", lambda: Quantized(FactorAnalysis(4, factors=2)), levels(5, 4)),
     Member("BayesianGaussianMixture", lambda: BayesianGaussianMixture(3, 2), rows(2)),
     Member("BayesianPPCA", lambda: BayesianPPCA(4, factors=2), rows(4)),
