@@ -134,6 +134,7 @@ from probgen.models.info_gan import Codes, InfoGAN
 from probgen.models.integer_flow import IntegerFlow
 from probgen.models.joint_energy import JointEnergyModel
 from probgen.models.joint_table import JointTable
+from probgen.models.latent_dirichlet import LatentDirichletAllocation
 from probgen.models.made import MADE
 from probgen.models.markov_chain import MarkovChain
 from probgen.models.markov_random_field import MarkovRandomField
@@ -243,6 +244,7 @@ __all__ = [
     "IntegerFlow",
     "JointEnergyModel",
     "JointTable",
+    "LatentDirichletAllocation",
     "LatentVariableModel",
     "LinearGaussianStateSpace",
     "Marginal",

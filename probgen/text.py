@@ -275,6 +275,23 @@ class Vocabulary:
             missing = missing | (rows == self.unknown)
         return rows.masked_fill(missing, torch.nan)
 
+    def counts(self, texts: Iterable[str]) -> Tensor:
+        """How often each token occurs in each text, ``(N, V)``, floating point: bags of words.
+
+        Padding, and what stands at the ends of texts, are not counted; tokens that are none of
+        these are counted as unknown, or refused where none is declared.
+
+        >>> vocabulary = Vocabulary.of(["two red sevens"])
+        >>> vocabulary.counts(["two green, two red"])
+        tensor([[0., 2., 1., 0., 2.]])
+        """
+        rows = [self._inner(text) for text in as_texts(texts)]
+        counts = torch.zeros(len(rows), len(self))
+        for place, row in enumerate(rows):
+            numbers = torch.tensor(row, dtype=torch.long)
+            counts[place] += numbers.bincount(minlength=len(self)).to(counts)
+        return counts
+
     def count_unknown(self, texts: Iterable[str]) -> Counter[str]:
         """How often tokens occur in texts that are none of these.
 
@@ -320,6 +337,11 @@ class Vocabulary:
         return None if token is None else self.places[token]
 
     def _encoded(self, text: str) -> list[int]:
+        numbers = [self.begin, *self._inner(text), self.end]
+        return [number for number in numbers if number is not None]
+
+    def _inner(self, text: str) -> list[int]:
+        """The numbers of the tokens, without those at the ends."""
         tokens = _tokens(self.tokenizer, text)
         unknown = self.unknown
         strange = [token for token in tokens if token not in self.places]
@@ -329,9 +351,8 @@ class Vocabulary:
                 f"(first: {strange[0]!r}); make the vocabulary with unknown='<unknown>', or of "
                 "texts that have them"
             )
-        inner = [self.places.get(token, unknown) for token in tokens]
-        numbers = [self.begin, *inner, self.end]
-        return [number for number in numbers if number is not None]
+        found = (self.places.get(token, unknown) for token in tokens)
+        return [number for number in found if number is not None]
 
     def _joined(self, row: Sequence[int]) -> str:
         """One text of its numbers, up to its end."""

@@ -180,6 +180,12 @@ GOOD = {
     "GammaPoisson": lambda: {"dims": 2, "a": 0.5, "b": 2.0},
     "DirichletCategorical": lambda: {"levels": 3, "dims": 2, "concentration": 0.5},
     "NormalInverseWishart": lambda: {"dims": 2, "loc": 1.0, "rows": 2.0, "df": 5.0},
+    "LatentDirichletAllocation": lambda: {
+        "topics": 2,
+        "words": 5,
+        "weights_prior": 0.5,
+        "topics_prior": 0.1,
+    },
     "Mixture": lambda: {"components": [gaussian(), gaussian()]},
     "HiddenMarkovModel": lambda: {
         "states": 2,

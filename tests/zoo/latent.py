@@ -22,6 +22,7 @@ from probgen.models.exemplar_prior import ExemplarPrior
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
 from probgen.models.hierarchical_vae import HierarchicalVAE, Level, precision_weighted
 from probgen.models.ica import ICA
+from probgen.models.latent_dirichlet import LatentDirichletAllocation
 from probgen.models.mixture import GaussianMixture
 from probgen.models.normal_inverse_wishart import NormalInverseWishart
 from probgen.models.quantized import Quantized
@@ -247,6 +248,7 @@ FAMILIES = [
     Member("GammaPoisson", lambda: GammaPoisson(3), levels(5, 3)),
     Member("DirichletCategorical", lambda: DirichletCategorical(4, 3), levels(4, 3)),
     Member("NormalInverseWishart", lambda: NormalInverseWishart(3), rows(3)),
+    Member("LatentDirichletAllocation", lambda: LatentDirichletAllocation(2, 4), levels(5, 4)),
     Member("ICA", lambda: ICA(3), rows(3)),
     Member("ICA of t sources", lambda: ICA(3, heads.StudentT(constant(9))), rows(3)),
     Member("Quantized", lambda: Quantized(FactorAnalysis(4, factors=2)), levels(5, 4)),
