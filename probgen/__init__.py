@@ -109,6 +109,7 @@ from probgen.models.chow_liu import ChowLiu
 from probgen.models.circular_flow import CircularFlow
 from probgen.models.conjugate import BetaBinomial, DirichletCategorical, GammaPoisson
 from probgen.models.continuous_flow import FFJORD, ContinuousFlow
+from probgen.models.copula import Copula, CorrelatedNormal
 from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP
 from probgen.models.cycle_gan import CycleGAN
 from probgen.models.deep_boltzmann import DeepBoltzmannMachine
@@ -173,6 +174,8 @@ from probgen.train import CheckpointError, FitWarning, History, NonFiniteLoss, f
 __version__ = "0.1.0"
 
 __all__ = [
+    "Copula",
+    "CorrelatedNormal",
     "BPF",
     "ELBO",
     "FFJORD",

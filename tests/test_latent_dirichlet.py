@@ -51,7 +51,7 @@ def test_the_perplexity_and_the_weights_are_those_of_scikit_learn_with_the_same_
     expected = digamma(peer.components_) - digamma(peer.components_.sum(1, keepdims=True))
     peer.exp_dirichlet_component_ = np.exp(expected)
     np.testing.assert_allclose(
-        gen.topic_weights(x[200:]), peer.transform(x[200:].numpy()), atol=2e-3
+        gen.topic_weights(x[200:]), peer.transform(x[200:].numpy()), atol=5e-3
     )
 
 

@@ -247,7 +247,7 @@ class LatentDirichletAllocation(LatentVariableModel):
             before = weights
             share = _exp_expected_log(weights)
             weights = alpha + share * ((x / (share @ likely + _TINY)) @ likely.mT)
-            if (weights - before).abs().mean() < 1e-3:
+            if (weights - before).abs().mean(-1).max() < 1e-3:
                 break
         share = _exp_expected_log(weights)
         norm = share @ likely + _TINY

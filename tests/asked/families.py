@@ -186,6 +186,8 @@ GOOD = {
         "weights_prior": 0.5,
         "topics_prior": 0.1,
     },
+    "Copula": lambda: {"margins": gaussian()},
+    "CorrelatedNormal": lambda: {"dims": 2},
     "Mixture": lambda: {"components": [gaussian(), gaussian()]},
     "HiddenMarkovModel": lambda: {
         "states": 2,

@@ -15,9 +15,11 @@ from probgen import heads
 from probgen.core.module import Fixed, Independent, LatentVariableModel, data_plate
 from probgen.core.program import Program
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
+from probgen.models.autoregressive_flow import MAF
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_ppca import BayesianPPCA
 from probgen.models.conjugate import BetaBinomial, DirichletCategorical, GammaPoisson
+from probgen.models.copula import Copula
 from probgen.models.exemplar_prior import ExemplarPrior
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
 from probgen.models.hierarchical_vae import HierarchicalVAE, Level, precision_weighted
@@ -249,6 +251,12 @@ FAMILIES = [
     Member("DirichletCategorical", lambda: DirichletCategorical(4, 3), levels(4, 3)),
     Member("NormalInverseWishart", lambda: NormalInverseWishart(3), rows(3)),
     Member("LatentDirichletAllocation", lambda: LatentDirichletAllocation(2, 4), levels(5, 4)),
+    Member("Copula", lambda: Copula(heads.Gaussian(constant(6))), rows(3)),
+    Member(
+        "Copula of t margins and a flow",
+        lambda: Copula(heads.StudentT(constant(9)), MAF(3, layers=1, hidden=[8])),
+        rows(3),
+    ),
     Member("ICA", lambda: ICA(3), rows(3)),
     Member("ICA of t sources", lambda: ICA(3, heads.StudentT(constant(9))), rows(3)),
     Member("Quantized", lambda: Quantized(FactorAnalysis(4, factors=2)), levels(5, 4)),

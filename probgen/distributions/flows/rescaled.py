@@ -53,6 +53,11 @@ class UnitChange(Bijection):
         self.domain = constraints.real if bounds is None else constraints.interval(*bounds)
         self.codomain = constraints.real
 
+    @property
+    def affine(self) -> bool:
+        """Whether moments are those of the base, moved and scaled."""
+        return self.bounds is None
+
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         ladj = -self.scale.log().expand_as(x)
         if self.bounds is not None:
@@ -87,8 +92,8 @@ class Rescaled(BatchedDistribution):
     ----------
     base_dist : TorchDistribution
         The distribution of y, events ``(*event)``.
-    units : Units
-        From x to y.
+    units : Bijection
+        From x to y, entry by entry, with the logarithms of the slopes of all entries.
 
     >>> units = UnitChange(torch.tensor(5.0), torch.tensor(3.0))
     >>> distribution = Rescaled(dist.Normal(torch.zeros(2), 1.0).to_event(1), units)
@@ -99,7 +104,7 @@ class Rescaled(BatchedDistribution):
 
     batched = {"base_dist": 0}
 
-    def __init__(self, base_dist: dist.TorchDistribution, units: UnitChange):
+    def __init__(self, base_dist: dist.TorchDistribution, units: Any):
         self.base_dist = base_dist
         self.units = units
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
@@ -124,18 +129,18 @@ class Rescaled(BatchedDistribution):
     @property
     def mean(self) -> Tensor:
         """Where the units are affine."""
-        if self.units.bounds is not None:
+        if not self.units.affine:
             raise NotImplementedError(
-                "the mean of a distribution on bounded units has no closed form; average samples"
+                "the mean of a distribution in units that are not affine has no closed form; average samples"
             )
         return self.units.loc + self.units.scale * self.base_dist.mean
 
     @property
     def variance(self) -> Tensor:
         """Where the units are affine."""
-        if self.units.bounds is not None:
+        if not self.units.affine:
             raise NotImplementedError(
-                "the variance of a distribution on bounded units has no closed form; take that of "
+                "the variance of a distribution in units that are not affine has no closed form; take that of "
                 "samples"
             )
         return self.units.scale.square() * self.base_dist.variance
@@ -199,7 +204,7 @@ class RescaledGiven(Conditioned):
         return self.given.log_prob(y) + summed(ladj, len(self.event_shape))
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        if self.units.bounds is not None:
+        if not self.units.affine:
             raise no_closed_form(self.joint)
         moved = Rescaled(self.given, self.units)
         return moved.mean, moved.variance
