@@ -174,8 +174,6 @@ from probgen.train import CheckpointError, FitWarning, History, NonFiniteLoss, f
 __version__ = "0.1.0"
 
 __all__ = [
-    "Copula",
-    "CorrelatedNormal",
     "BPF",
     "ELBO",
     "FFJORD",
@@ -211,6 +209,8 @@ __all__ = [
     "CompileWarning",
     "CompressionError",
     "ContinuousFlow",
+    "Copula",
+    "CorrelatedNormal",
     "CouplingFlow",
     "CouplingNSF",
     "CycleGAN",

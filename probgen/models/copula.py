@@ -131,7 +131,7 @@ class Copula(DistributionModule):
         if common_size([margins]) == 0:
             with torch.no_grad():
                 own = margins()
-                NormalScores(own)  # refuses what has none
+                NormalScores(own)(own.sample())  # refuses what has none
                 dims = own.event_shape[0]
             self.core = CorrelatedNormal(dims) if core is None else core
             _check_core(self.core, dims)
