@@ -10,7 +10,7 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 import torch.distributions as td
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
 from probgen.core.inside import point_inside
@@ -263,23 +263,25 @@ class CopulaDistribution(Rescaled):
 
 
 def kernels(centers: Tensor, widths: Tensor) -> dist.TorchDistribution:
-    """Mixtures of equal normal distributions, one for each variable: ``(D, M), (D,)``.
+    """Mixtures of equal normal distributions, one for each variable: ``(D, M)`` each.
 
-    >>> kernels(torch.zeros(2, 3), torch.ones(2)).batch_shape
+    >>> kernels(torch.zeros(2, 3), torch.ones(2, 3)).batch_shape
     torch.Size([2])
     """
     weights = dist.Categorical(logits=torch.zeros_like(centers))
-    normal = dist.Normal(centers, widths[..., None].expand_as(centers))
-    return dist.MixtureSameFamily(weights, normal)
+    return dist.MixtureSameFamily(weights, dist.Normal(centers, widths))
 
 
 def kernel_margins(x: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    r"""Centers ``(D, M)`` and widths ``(D,)`` of kernel estimates of columns ``(N, D)``.
+    r"""Centers and widths ``(D, M)`` of kernel estimates of columns ``(N, D)``.
 
-    Kernels stand at M quantiles of the observed entries, of Silverman's width for the number n of
-    these, :math:`0.9 \min(s, \mathrm{IQR} / 1.34)\, n^{-1/5}`.
+    Kernels stand at M quantiles of the observed entries. Their widths are Silverman's for the number
+    n of these, :math:`0.9 \min(s, \mathrm{IQR} / 1.34)\, n^{-1/5}`, or, where rows are sparse (in
+    the tails), the distance to the neighboring kernels.
 
-    Source: Silverman (1986), Density estimation for statistics and data analysis, section 3.4
+    Source: Silverman (1986), Density estimation for statistics and data analysis, section 3.4;
+    Breiman, Meisel, Purcell (1977), Variable kernel estimates of multivariate densities,
+    https://doi.org/10.1080/00401706.1977.10489521
 
     >>> centers, widths = kernel_margins(torch.arange(5.0)[:, None], 3)
     >>> centers
@@ -292,4 +294,6 @@ def kernel_margins(x: Tensor, points: int) -> tuple[Tensor, Tensor]:
     ends = [x.nanquantile(share, 0) for share in (0.25, 0.75)]
     middle = (ends[1] - ends[0]) / 1.34
     spread = torch.where(middle > 0, torch.minimum(deviation, middle), deviation)
-    return centers, 0.9 * spread * counts.to(x).pow(-0.2)
+    least = 0.9 * spread * counts.to(x).pow(-0.2)
+    gaps = nn.functional.pad(centers.diff(), (1, 1), mode="replicate")
+    return centers, torch.maximum(least[:, None], (gaps[:, 1:] + gaps[:, :-1]) / 2)
