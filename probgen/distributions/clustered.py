@@ -14,8 +14,8 @@ _ROWS_FOR_START = 2**16
 _EMPTY = 1e-6  # expected rows of a component that has none
 
 
-class Clusters(NamedTuple):
-    """Clusters of rows, in float64.
+class ClusterMoments(NamedTuple):
+    """ClusterMoments of rows, in float64.
 
     Attributes
     ----------
@@ -39,8 +39,8 @@ def clustered(
     generator: torch.Generator | None = None,
     weights: Tensor | None = None,
     labels: Tensor | None = None,
-) -> Clusters:
-    """Clusters of rows ``(N, D)`` found by k-means, after k-means++, on standardized columns.
+) -> ClusterMoments:
+    """ClusterMoments of rows ``(N, D)`` found by k-means, after k-means++, on standardized columns.
 
     Works on at most 65,536 rows, drawn at random; missing entries (NaN) enter as the means of their
     columns. With labels ``(N,)``, -1 = unknown, k-means starts from the means of the labeled rows
@@ -77,10 +77,10 @@ def clustered(
         1e-3 * scale.square()
     )
     counts = found.bincount(share, minlength=components) + 1
-    return Clusters(counts, center + means, pooled)
+    return ClusterMoments(counts, center + means, pooled)
 
 
-def check_labels(labels: Tensor | None, components: int) -> None:
+def check_components(labels: Tensor | None, components: int) -> None:
     """Refuses labels beyond the last component."""
     if labels is not None and len(labels) and labels.max() >= components:
         raise ValueError(
@@ -115,7 +115,7 @@ def _k_means(
     weights: Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Clusters ``(N,)`` and centers ``(K, D)`` of rows, each as often as its weight says.
+    """ClusterMoments ``(N,)`` and centers ``(K, D)`` of rows, each as often as its weight says.
 
     From the means of the rows with a label, where there are any.
     """

@@ -15,7 +15,6 @@ from torch.distributions import biject_to, constraints
 
 from probgen.core.inside import point_inside
 from probgen.distributions.flows.bijection import Bijection
-from probgen.distributions.flows.rescaled import Rescaled
 from probgen.heads.intervals import TruncatedNormal
 from probgen.heads.mixed import ColumnDistributions
 
@@ -188,9 +187,6 @@ class NormalScores(Bijection):
         )
         return x, -self.call_and_ladj(x)[1]
 
-    def _call(self, x: Tensor) -> Tensor:
-        return self.call_and_ladj(x)[0]
-
 
 def _scores(distribution: Any, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
     """Normal scores of single variables, and the logarithms of their slopes."""
@@ -230,36 +226,6 @@ def _check(block: Any) -> None:
             f"expected continuous margins, got {type(block).__name__}, whose shares are no single "
             f"number; {_USE}"
         )
-
-
-class CopulaDistribution(Rescaled):
-    r"""Variables with given margins, whose normal scores follow another distribution.
-
-    .. math:: p(x) = p_0(z) \prod_d \frac{f_d(x_d)}{\varphi(z_d)}, \qquad z_d = \Phi^{-1}(F_d(x_d))
-
-    Missing entries (NaN) are handed on as missing; :func:`conditional` works where it does for the
-    scores.
-
-    Parameters
-    ----------
-    scores : TorchDistribution
-        The distribution of z, events ``(D,)``.
-    margins : TorchDistribution
-        Independent columns, events ``(D,)``.
-
-    >>> margins = dist.LogNormal(torch.zeros(2), 1.0).to_event(1)
-    >>> alone = CopulaDistribution(dist.Normal(torch.zeros(2), 1.0).to_event(1), margins)
-    >>> x = torch.tensor([1.0, 2.0])
-    >>> torch.allclose(alone.log_prob(x), margins.log_prob(x))
-    True
-    """
-
-    def __init__(self, scores: Any, margins: Any):
-        super().__init__(scores, NormalScores(margins))
-
-    @constraints.dependent_property
-    def support(self) -> constraints.Constraint:
-        return constraints.independent(self.units.domain, 1)
 
 
 def kernels(centers: Tensor, widths: Tensor) -> dist.TorchDistribution:

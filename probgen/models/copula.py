@@ -10,9 +10,9 @@ from probgen.core.contexts import WITHOUT, common_size, distribution_given
 from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule, Fixed
 from probgen.core.normal import MultivariateNormal
+from probgen.distributions.flows.rescaled import Rescaled
 from probgen.distributions.frozen import put
 from probgen.distributions.margins import (
-    CopulaDistribution,
     NormalScores,
     kernel_margins,
     kernels,
@@ -189,10 +189,9 @@ class Copula(DistributionModule):
         """What the margins declare, or the core."""
         return common_size([self.margins, self.core])
 
-    def forward(self, context: Tensor | None = None) -> CopulaDistribution:
-        return CopulaDistribution(
-            distribution_given(self.core, context), distribution_given(self.margins, context)
-        )
+    def forward(self, context: Tensor | None = None) -> Rescaled:
+        margins = NormalScores(distribution_given(self.margins, context))
+        return Rescaled(distribution_given(self.core, context), margins)
 
     @torch.no_grad()
     def scores(self, x: Tensor, context: Tensor | None = None) -> Tensor:

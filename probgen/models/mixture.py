@@ -15,7 +15,7 @@ from probgen.core.module import DistributionModule
 from probgen.core.sums import sum_of
 from probgen.core.threads import one_core
 from probgen.distributions.cholesky import Limits, half_trace_of_inverse, rounding_variance
-from probgen.distributions.clustered import check_empty, check_labels, clustered
+from probgen.distributions.clustered import check_components, check_empty, clustered
 from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.frozen import put, thawed
@@ -302,4 +302,4 @@ class GaussianMixture(DistributionModule):
         put(self.loc, means)
 
     def _check_labels(self, labels: Tensor | None) -> None:
-        check_labels(labels, self.components)
+        check_components(labels, self.components)

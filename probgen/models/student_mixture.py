@@ -15,7 +15,7 @@ from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
 from probgen.core.threads import one_core
 from probgen.distributions.cholesky import Limits, half_trace_of_inverse, rounding_variance
-from probgen.distributions.clustered import check_empty, check_labels, clustered
+from probgen.distributions.clustered import check_components, check_empty, clustered
 from probgen.distributions.covariance import Covariance, Full
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.frozen import put
@@ -169,7 +169,7 @@ class StudentTMixture(DistributionModule):
         log-likelihood, and moments about the present centers. With labels ``(n,)``, -1 = unknown, a
         row belongs to its own component, and log p(x, y) is its log-likelihood.
         """
-        check_labels(labels, self.components)
+        check_components(labels, self.components)
         mixture = MixtureParameters(self.logits.log_softmax(-1), self.loc, self.covariance)
         return student_moments(x, mixture, self.log_df.exp(), weights, labels)
 
@@ -248,7 +248,7 @@ class StudentTMixture(DistributionModule):
             If columns are functions of others.
         """
         check_columns(x, self.regularization > 0, CONSTANT)
-        check_labels(labels, self.components)
+        check_components(labels, self.components)
         start = clustered(x, self.components, generator, weights, labels)
         scatter = self.covariance.reduce(start.pooled.expand(self.components, -1, -1))
         self._update(start.means, scatter, torch.ones_like(start.counts))
