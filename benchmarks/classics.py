@@ -119,9 +119,9 @@ def conjugate(seed: int, _: argparse.Namespace) -> Iterator[Row]:
     """Log evidence of 20 rows in 2 dims: closed form, and the prior's own draws."""
     torch.manual_seed(seed)
     x = torch.randn(20, 2).double() + 0.5
-    gen = pg.NormalInverseWishart(2).double()
+    gen = pg.ConjugateNormal(2).double()
     value, seconds = clocked(lambda: gen.log_evidence(x).item())
-    yield "NormalInverseWishart", float(value), seconds
+    yield "ConjugateNormal", float(value), seconds
     draws = 200_000
 
     def by_draws() -> float:

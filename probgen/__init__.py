@@ -108,6 +108,7 @@ from probgen.models.bayesian_ppca import BayesianPPCA
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.circular_flow import CircularFlow
 from probgen.models.conjugate import BetaBinomial, DirichletCategorical, GammaPoisson
+from probgen.models.conjugate_normal import ConjugateNormal
 from probgen.models.continuous_flow import FFJORD, ContinuousFlow
 from probgen.models.copula import Copula, CorrelatedNormal
 from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP
@@ -143,7 +144,6 @@ from probgen.models.mixture import GaussianMixture
 from probgen.models.mixture_of import Mixture
 from probgen.models.mixture_of_trees import MixtureOfTrees
 from probgen.models.nade import NADE
-from probgen.models.normal_inverse_wishart import NormalInverseWishart
 from probgen.models.normalized import Normalized
 from probgen.models.pixel_cnn import PixelCNN
 from probgen.models.pixel_rnn import PixelRNN
@@ -208,6 +208,7 @@ __all__ = [
     "Codes",
     "CompileWarning",
     "CompressionError",
+    "ConjugateNormal",
     "ContinuousFlow",
     "Copula",
     "CorrelatedNormal",

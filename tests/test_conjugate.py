@@ -9,7 +9,7 @@ from pyro import poutine
 import probgen as pg
 from probgen.distributions.inverse_wishart import InverseWishart
 from probgen.models.conjugate import BetaBinomial, DirichletCategorical, GammaPoisson
-from probgen.models.normal_inverse_wishart import NormalInverseWishart
+from probgen.models.conjugate_normal import ConjugateNormal
 
 FAMILIES = {
     "flags": (lambda: BetaBinomial(2, a=0.7, b=1.6), lambda n: torch.randint(2, (n, 2))),
@@ -17,7 +17,7 @@ FAMILIES = {
     "counts": (lambda: GammaPoisson(2, a=1.3, b=0.6), lambda n: torch.randint(9, (n, 2))),
     "labels": (lambda: DirichletCategorical(3, 2), lambda n: torch.randint(3, (n, 2))),
     "normal": (
-        lambda: NormalInverseWishart(2, loc=0.5, rows=0.7, df=4.5, scale=2.0),
+        lambda: ConjugateNormal(2, loc=0.5, rows=0.7, df=4.5, scale=2.0),
         lambda n: 1 + torch.randn(n, 2),
     ),
 }
@@ -104,7 +104,7 @@ def test_incomplete_normal_rows_are_refused():
     with pytest.raises(ValueError, match="expected complete rows, got NaN"):
         gen.update(x)
     with pytest.raises(ValueError, match=r"expected df > 2, dims - 1, got 1.5"):
-        NormalInverseWishart(3, df=1.5)
+        ConjugateNormal(3, df=1.5)
 
 
 def test_the_predictive_distributions_are_scipys():
@@ -117,7 +117,7 @@ def test_the_predictive_distributions_are_scipys():
     np.testing.assert_allclose(
         counts.predictive().log_prob(k), scipy.stats.nbinom(2.0, 0.75).logpmf(k[:, 0]), rtol=1e-6
     )
-    normal = NormalInverseWishart(1, loc=1.0, rows=2.0, df=5.0, scale=1.5).double()
+    normal = ConjugateNormal(1, loc=1.0, rows=2.0, df=5.0, scale=1.5).double()
     truth = scipy.stats.t(5.0, 1.0, np.sqrt(1.5 * 3.0 * 3 / (2 * 5)))
     np.testing.assert_allclose(normal.predictive().log_prob(k), truth.logpdf(k[:, 0]), rtol=1e-6)
 

@@ -163,7 +163,7 @@ class LatentDirichletAllocation(LatentVariableModel):
 
     @torch.no_grad()
     def solve(
-        self, x: Any, *, max_iter: int = 100, tol: float = 1e-4, seed: int = 0
+        self, x: Any, *, max_iter: int = 100, tol: float = 1e-5, seed: int = 0
     ) -> LatentDirichletAllocation:
         """Finds the topics of documents ``(N, V)`` by variational EM, and returns itself.
 
@@ -201,7 +201,7 @@ class LatentDirichletAllocation(LatentVariableModel):
             )
         with thawed(self):
             put(self.log_length, (words / len(x)).log())
-            self._start(words, torch.Generator().manual_seed(seed))
+            self._start(torch.Generator().manual_seed(seed))
             before = -math.inf
             for _ in range(max_iter):
                 value = self._pass(x)
@@ -210,11 +210,10 @@ class LatentDirichletAllocation(LatentVariableModel):
                 before = value
         return self
 
-    def _start(self, words: Tensor, generator: torch.Generator) -> None:
-        """Topics near each other, of as many words each as there are a topic."""
-        share = words / (self.topics_count * self.words)
-        noise = torch.rand(self.log_concentration.shape, generator=generator) + 0.5
-        put(self.log_concentration, (self.topics_prior + share.to(noise) * noise).log())
+    def _start(self, generator: torch.Generator) -> None:
+        """Topics of a word or so each, at random: posteriors of documents tell them apart soon."""
+        noise = 1 + 0.1 * torch.randn(self.log_concentration.shape, generator=generator)
+        put(self.log_concentration, noise.clamp(min=0.1).log())
 
     def _pass(self, x: Tensor) -> float:
         """The evidence lower bound of all documents, after which the topics are updated."""

@@ -68,7 +68,7 @@ ACCEPTED: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {
     ("*", "low"): ((-1.0,), ANY_NUMBER),
     ("*", "high"): ((-1.0,), ANY_NUMBER),
     ("*", "start"): ((-1.0,), ANY_NUMBER),
-    ("NormalInverseWishart", "loc"): ((-1.0,), ANY_NUMBER),
+    ("ConjugateNormal", "loc"): ((-1.0,), ANY_NUMBER),
     ("*", "stop"): ((-1.0,), ANY_NUMBER),
     ("*", "log_snr_max"): ((-1.0,), ANY_NUMBER),
     ("*", "log_snr_min"): ((-1.0,), ANY_NUMBER),

@@ -179,7 +179,7 @@ GOOD = {
     "BetaBinomial": lambda: {"dims": 2, "trials": 3, "a": 0.5, "b": 2.0},
     "GammaPoisson": lambda: {"dims": 2, "a": 0.5, "b": 2.0},
     "DirichletCategorical": lambda: {"levels": 3, "dims": 2, "concentration": 0.5},
-    "NormalInverseWishart": lambda: {"dims": 2, "loc": 1.0, "rows": 2.0, "df": 5.0},
+    "ConjugateNormal": lambda: {"dims": 2, "loc": 1.0, "rows": 2.0, "df": 5.0},
     "LatentDirichletAllocation": lambda: {
         "topics": 2,
         "words": 5,

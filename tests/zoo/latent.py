@@ -19,6 +19,7 @@ from probgen.models.autoregressive_flow import MAF
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_ppca import BayesianPPCA
 from probgen.models.conjugate import BetaBinomial, DirichletCategorical, GammaPoisson
+from probgen.models.conjugate_normal import ConjugateNormal
 from probgen.models.copula import Copula
 from probgen.models.exemplar_prior import ExemplarPrior
 from probgen.models.factor_analysis import PPCA, FactorAnalysis
@@ -26,7 +27,6 @@ from probgen.models.hierarchical_vae import HierarchicalVAE, Level, precision_we
 from probgen.models.ica import ICA
 from probgen.models.latent_dirichlet import LatentDirichletAllocation
 from probgen.models.mixture import GaussianMixture
-from probgen.models.normal_inverse_wishart import NormalInverseWishart
 from probgen.models.quantized import Quantized
 from probgen.models.semi_supervised import SemiSupervisedVAE
 from probgen.models.student_mixture import StudentTMixture
@@ -249,7 +249,7 @@ FAMILIES = [
     Member("BetaBinomial", lambda: BetaBinomial(3, 4), levels(5, 3)),
     Member("GammaPoisson", lambda: GammaPoisson(3), levels(5, 3)),
     Member("DirichletCategorical", lambda: DirichletCategorical(4, 3), levels(4, 3)),
-    Member("NormalInverseWishart", lambda: NormalInverseWishart(3), rows(3)),
+    Member("ConjugateNormal", lambda: ConjugateNormal(3), rows(3)),
     Member("LatentDirichletAllocation", lambda: LatentDirichletAllocation(2, 4), levels(5, 4)),
     Member("Copula", lambda: Copula(heads.Gaussian(constant(6))), rows(3)),
     Member(

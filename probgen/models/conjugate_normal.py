@@ -43,7 +43,7 @@ class Hyperparameters(NamedTuple):
     scale_tril: Tensor
 
 
-class NormalInverseWishart(LatentVariableModel):
+class ConjugateNormal(LatentVariableModel):
     r"""Normal vectors with an unknown mean and covariance, and the conjugate prior of both.
 
     .. math:: \Sigma \sim \mathrm{IW}(\nu, \Psi), \quad \mu \mid \Sigma \sim N(m, \Sigma / \kappa),
@@ -79,7 +79,7 @@ class NormalInverseWishart(LatentVariableModel):
     Gelman et al. (2013), Bayesian data analysis, section 3.6; Murphy (2007), Conjugate Bayesian
     analysis of the Gaussian distribution, https://www.cs.ubc.ca/~murphyk/Papers/bayesGauss.pdf
 
-    >>> gen = NormalInverseWishart(2).update(torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 3.0]]))
+    >>> gen = ConjugateNormal(2).update(torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 3.0]]))
     >>> gen.posterior().mean, gen.predictive().mean
     (tensor([1.5000, 0.7500]), tensor([1.5000, 0.7500]))
     """
