@@ -12,8 +12,8 @@
 Seconds are those of the processor, measured in the same run, on one core. DIR holds
 ``tinyshakespeare.txt.gz``, of which 20 speeches in a row are a document.
 
-Measured with ``student_t``, ``copula`` and ``conjugate``, three seeds each (± their spread); the other
-studies have not been measured at this size yet.
+Measured with ``student_t``, ``copula`` and ``conjugate``, three seeds each (± their spread), and with
+seed 0 of ``lda``; the others have not been measured at this size yet.
 
 Held-out nats a row of three clusters of t distributed rows: truth -7.883 ± 0.132, ``StudentTMixture`` by
 EM -7.917 ± 0.145 (0.95 s), the same by L-BFGS -7.917 ± 0.145 (0.28 s), scikit-learn's normal mixture
@@ -21,6 +21,8 @@ EM -7.917 ± 0.145 (0.95 s), the same by L-BFGS -7.917 ± 0.145 (0.28 s), scikit
 -3.382 ± 0.148 (0.06 s), with a normal mixture as core -3.291 ± 0.148 (0.33 s), a normal mixture of
 eight components -3.529 ± 0.141 (1.55 s), scipy's kernel estimate -4.601 ± 0.270. Log evidence of 20
 rows: closed form -60.378, by 200,000 draws of the prior -60.380 (means of the seeds).
+Ten topics: total variation 0.0315, held-out perplexity 54.20 in 5.4 s; scikit-learn's, 50 passes, 0.0325,
+54.22 in 10.8 s.
 """
 
 from __future__ import annotations
