@@ -20,6 +20,7 @@ from probgen.distributions.diffusion.reconstruction import (
 from probgen.distributions.diffusion.samplers import (
     DDIM,
     Ancestral,
+    ConsistencySteps,
     DPMSolver,
     Heun,
     PredictorCorrector,
@@ -54,6 +55,7 @@ __all__ = [
     "EDM",
     "AbsorbingNoise",
     "Ancestral",
+    "ConsistencySteps",
     "CosineSchedule",
     "DPMSolver",
     "DynamicThreshold",

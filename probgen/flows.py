@@ -11,6 +11,7 @@ from probgen.distributions.flows.couplings import (
 from probgen.distributions.flows.fixed_steps import Euler, Midpoint, Trapezoid
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.matching import StraightPath, TrigonometricPath
+from probgen.distributions.flows.mean_velocity import MeanSteps
 from probgen.distributions.flows.ode import Adaptive, RungeKutta
 from probgen.distributions.flows.univariate import Affine, Spline
 from probgen.models.quantized import BinNoise
@@ -22,6 +23,7 @@ __all__ = [
     "EntropicTransport",
     "Euler",
     "IndependentCoupling",
+    "MeanSteps",
     "Midpoint",
     "OptimalTransport",
     "Pushforward",

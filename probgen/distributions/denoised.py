@@ -33,6 +33,47 @@ class DenoisedPair(NamedTuple):
     known: Tensor
 
 
+class Levels(NamedTuple):
+    r"""Which neighboring levels of noise a consistency loss compares.
+
+    Levels :math:`\varsigma_i = (\varsigma_0^{1/\rho} + \tfrac{i}{N} (\varsigma_N^{1/\rho} -
+    \varsigma_0^{1/\rho}))^\rho` of noise to signal; the later one of a pair is that next above a
+    draw of :math:`\log \varsigma \sim N(m, s^2)`.
+
+    Attributes
+    ----------
+    count : int or Tensor
+        N.
+    mean, std : float
+        m and s.
+    rho : float
+        :math:`\rho`.
+    """
+
+    count: int | Tensor
+    mean: float
+    std: float
+    rho: float
+
+
+class ConsistencyPair(NamedTuple):
+    """What is said of the data at two states of one path.
+
+    Attributes
+    ----------
+    own : Tensor
+        At the noisier state, ``(*batch, *event)``.
+    other : Tensor
+        At the less noisy one, without gradient.
+    gap : Tensor
+        How much their ratios of noise to signal differ, ``(*batch,)``.
+    """
+
+    own: Tensor
+    other: Tensor
+    gap: Tensor
+
+
 def denoising_loss_of(distribution: dist.TorchDistribution) -> Callable[[Tensor], Tensor]:
     """The simple loss of a distribution that is learned by denoising.
 

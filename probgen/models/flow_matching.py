@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
@@ -40,7 +41,8 @@ class FlowMatching(DistributionModule):
     ``fit(gen, x, ELBO())``, trains it too, and is slow.
     ``gen(context).using(Midpoint(10)).sample((n,))`` samples with 20 calls of the network, and
     ``using(Midpoint(10), guidance=3.0)`` guided by a rule of :mod:`probgen.guidance`, a number being
-    the weight of classifier-free guidance.
+    the weight of classifier-free guidance. For draws of one to four calls straighten the paths
+    (:class:`Reflow <probgen.objectives.Reflow>`), or learn mean velocities (``spans``).
 
     The base is any distribution of the shape of the events: :class:`Empirical
     <probgen.models.empirical.Empirical>` for a flow between two data sets (its density is then
@@ -75,6 +77,10 @@ class FlowMatching(DistributionModule):
         guidance.
     context_ndim : int
         Number of event dims of a context.
+    spans : bool
+        Whether the network tells mean velocities over spans of time, for ``MeanFlow()`` and draws by
+        ``MeanSteps(1)``: it is called with times ``(*batch, 2)``, the later end of a span and the
+        earlier one, and built with ``time=SpanTime()``. The velocity is that of no span.
 
     Raises
     ------
@@ -111,8 +117,10 @@ class FlowMatching(DistributionModule):
         probes: Callable[[Tensor], Tensor] = basis,
         context_dropout: float = 0.0,
         context_ndim: int = 1,
+        spans: bool = False,
     ):
         checks.network(net=net)
+        checks.flag(spans=spans)
         checks.sizes(1, 1, shape=shape)
         checks.generative(**checks.given(base=base))
         checks.function(coupling=coupling, path=path, times=times, solver=solver, probes=probes)
@@ -130,6 +138,7 @@ class FlowMatching(DistributionModule):
         self.probes = probes
         self.context_dropout = context_dropout
         self.context_ndim = context_ndim
+        self.spans = spans
 
     def forward(self, context: Tensor | None = None) -> MatchedFlow:
         base = distribution_given(self.base, context) if self.own_base else self.base()
@@ -156,16 +165,27 @@ class FlowMatching(DistributionModule):
         seen = None if context is None else context.flatten(-self.context_ndim)
         shown = partial(seen_in_training, self, context)
         matching = Matching(
-            self._velocity, shown, self.path, self.coupling, self.times, context=seen
+            self._velocity,
+            shown,
+            self.path,
+            self.coupling,
+            self.times,
+            context=seen,
+            mean_velocity=self._mean_velocity if self.spans else None,
         )
         return MatchedFlow(base, transform, matching, predictor, context)
 
     def _velocity(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
+        return self._mean_velocity(context, t, t, x)
+
+    def _mean_velocity(self, context: Tensor | None, t: Tensor, s: Tensor, x: Tensor) -> Tensor:
         lead = x.shape[: x.ndim - len(self.shape)]
         context = over_draws(context, lead, self.context_ndim)
-        return row_by_row(
-            self.net, x, t.expand(lead), context, ndims=[len(self.shape), 0, self.context_ndim]
-        )
+        time = t.expand(lead)
+        if self.spans:
+            time = torch.stack((time, s.expand(lead)), -1)
+        ndims = [len(self.shape), int(self.spans), self.context_ndim]
+        return row_by_row(self.net, x, time, context, ndims=ndims)
 
     def _predicted(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
         return self._velocity(context, t, x)

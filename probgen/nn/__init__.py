@@ -2,6 +2,7 @@
 
 from probgen.nn.augment import Color, Cutout, Jitter, RandomAffine, Thickness, Translation
 from probgen.nn.basic import Constant, SkipConnection, Standardize
+from probgen.nn.conditioning import SpanTime
 from probgen.nn.context_sequence import Pooled
 from probgen.nn.conv import ConvDecoder, ConvEncoder, ResidualBlock
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
@@ -53,6 +54,7 @@ __all__ = [
     "SequenceEncoder",
     "SideBySide",
     "SkipConnection",
+    "SpanTime",
     "Standardize",
     "StyleGenerator",
     "StyleTruncation",

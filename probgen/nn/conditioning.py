@@ -60,6 +60,38 @@ class FourierTime(Recorded, nn.Module):
         return torch.cat((angles.cos(), angles.sin()), -1)
 
 
+class SpanTime(Recorded, nn.Module):
+    r"""Features of spans of time, ``(*batch, 2) -> (*batch, 2 F)``.
+
+    .. math:: (t, s) \mapsto \big(\varphi(t), \varphi(t - s)\big)
+
+    For networks that tell means over a span from t down to s, such as mean velocities:
+    ``TimeMLP(2, time=SpanTime())``. The first dim of times is the later end.
+
+    Parameters
+    ----------
+    time : nn.Module, optional
+        :math:`\varphi`, ``(*batch,) -> (*batch, F)``; default: :class:`FourierTime`.
+
+    References
+    ----------
+    Geng, Deng, Bai, Kolter, He (2025), Mean flows for one-step generative modeling,
+    https://arxiv.org/abs/2505.13447, section 4.3
+
+    >>> SpanTime()(torch.tensor([[1.0, 0.5], [1.0, 0.0]])).shape
+    torch.Size([2, 128])
+    """
+
+    def __init__(self, time: nn.Module | None = None):
+        checks.network(**checks.given(time=time))
+        super().__init__()
+        self.time = FourierTime() if time is None else time
+
+    def forward(self, span: Tensor) -> Tensor:
+        later, earlier = span[..., 0], span[..., -1]
+        return torch.cat((self.time(later), self.time(later - earlier)), -1)
+
+
 class Conditioning(Recorded, nn.Module):
     r"""Time and context as one vector, ``(*batch,), (*batch, C) -> (*batch, E)``.
 

@@ -8,6 +8,7 @@ from probgen.objectives.adversary import Adversary
 from probgen.objectives.attributes import AttributeTranslation
 from probgen.objectives.base import Objective
 from probgen.objectives.class_balancing import ClassBalancing
+from probgen.objectives.consistency import Consistency, ProgressiveDistillation
 from probgen.objectives.contrastive import ContrastiveDivergence
 from probgen.objectives.cycle import CycleConsistency
 from probgen.objectives.denoising import Denoising
@@ -41,11 +42,12 @@ from probgen.objectives.hybrid import Hybrid
 from probgen.objectives.importance import IWAE, DReG, Renyi
 from probgen.objectives.invariant_information import InvariantInformation
 from probgen.objectives.latent_matching import MatchedLatents
+from probgen.objectives.mean_flow import MeanFlow, Reflow
 from probgen.objectives.noise_contrastive import NoiseContrastive
 from probgen.objectives.parts import Average, Frozen
 from probgen.objectives.pseudo_likelihood import PseudoLikelihood
 from probgen.objectives.regularizers import R1, R2, GradientPenalty, Lazy, Scheduled
-from probgen.objectives.schedules import cyclical, geometric, linear_warmup
+from probgen.objectives.schedules import cyclical, doubling, geometric, linear_warmup
 from probgen.objectives.score_matching import (
     DenoisingScoreMatching,
     ScoreMatching,
@@ -67,6 +69,7 @@ __all__ = [
     "AttributeTranslation",
     "Average",
     "ClassBalancing",
+    "Consistency",
     "ContextSpread",
     "ContrastiveDivergence",
     "CycleConsistency",
@@ -89,12 +92,15 @@ __all__ = [
     "Lazy",
     "LeastSquares",
     "MatchedLatents",
+    "MeanFlow",
     "ModeSeeking",
     "NoiseContrastive",
     "NonSaturating",
     "Objective",
     "PathLength",
+    "ProgressiveDistillation",
     "PseudoLikelihood",
+    "Reflow",
     "Relativistic",
     "Renyi",
     "Scheduled",
@@ -108,6 +114,7 @@ __all__ = [
     "Wasserstein",
     "cyclical",
     "default_objective",
+    "doubling",
     "geometric",
     "linear_warmup",
 ]

@@ -151,6 +151,11 @@ def distribution_of_x(
     return site
 
 
+def contexts_beside(x: Tensor, batch: tuple) -> list[Any]:
+    """The arguments of the programs beside the data, for another model."""
+    return [value for value in batch if value is not x and value is not None]
+
+
 def check_density(
     name: str, site: dict[str, Any], weakest: str, objective: str, of: str = "model"
 ) -> None:

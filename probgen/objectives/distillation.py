@@ -10,8 +10,8 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.objectives.base import Objective, distribution_of_x
-from probgen.objectives.parts import Frozen
+from probgen.objectives.base import Objective, contexts_beside, distribution_of_x
+from probgen.objectives.parts import held
 
 BY_DRAWS = (
     "learn from its draws instead: fit(student, probgen.train.Pairs(lambda n: "
@@ -80,16 +80,15 @@ class SoftTargets(Objective):
     def __init__(self, teacher: nn.Module):
         checks.generative(teacher=teacher)
         super().__init__()
-        self.teacher = teacher if isinstance(teacher, Frozen) else Frozen(teacher)
+        self.teacher = held(teacher)
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any
     ) -> Tensor:
         how = BY_DRAWS if all(value is None for value in batch[1:]) else BY_DRAWS_GIVEN
         site = distribution_of_x(model, guide, batch, HasConditionals, self, how)
-        contexts = [value for value in batch if value is not site["value"] and value is not None]
         with torch.no_grad():
-            teacher = self.teacher(*contexts)
+            teacher = self.teacher(*contexts_beside(site["value"], batch))
         if not isinstance(teacher, HasConditionals):
             raise TypeError(
                 "SoftTargets: expected a teacher with conditionals in an order, got "

@@ -180,6 +180,27 @@ class Average(Recorded, nn.Module):
         return f"decay={self.decay}"
 
 
+def held(teacher: nn.Module) -> Frozen:
+    """A teacher held fixed, as it is or as a copy."""
+    return teacher if isinstance(teacher, Frozen) else Frozen(teacher)
+
+
+def taught(objective: Any, contexts: list[Any], needs: type, wanted: str, instead: str) -> Any:
+    """The distribution of an objective's ``teacher`` given contexts, by its ``guidance`` if any.
+
+    Raises ``TypeError`` unless it satisfies the protocol ``needs``.
+    """
+    with torch.no_grad():
+        distribution = objective.teacher(*contexts)
+    if not isinstance(distribution, needs):
+        raise TypeError(
+            f"{type(objective).__name__}: expected a teacher whose distribution is one {wanted}, "
+            f"got {type(distribution).__name__}; pass a trained {instead}"
+        )
+    guidance = objective.guidance
+    return distribution if guidance is None else distribution.using(guidance=guidance)
+
+
 def _between(mean: Tensor, newest: Tensor, decay: float | Tensor) -> Tensor:
     """An infinity, as in tables of log probabilities, minus itself is not a number."""
     return torch.where(mean == newest, mean, mean + (newest - mean) * (1 - decay))

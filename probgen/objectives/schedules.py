@@ -63,6 +63,25 @@ def geometric(steps: int, start: float, stop: float) -> WeightSchedule:
     return lambda step: start * ((step / steps).clamp(max=1.0) * ratio).exp()
 
 
+def doubling(steps: int, start: int = 10, stop: int = 1280) -> WeightSchedule:
+    r"""A number of levels that doubles, as often as it takes and each for as many steps.
+
+    .. math:: N_t = \min\big(N_0 2^{\lfloor t / K \rfloor}, N_1\big), \qquad
+              K = T / (\lfloor \log_2 (N_1 / N_0) \rfloor + 1)
+
+    Source: Song, Dhariwal (2024), Improved techniques for training consistency models,
+    https://arxiv.org/abs/2310.14189, section 3.4
+
+    >>> doubling(300, 10, 40)(torch.tensor([0.0, 99.0, 100.0, 250.0, math.inf]))
+    tensor([10., 10., 20., 40., 40.])
+    """
+    checks.at_least(1, steps=steps)
+    checks.at_least(2, start=start)
+    checks.at_least(start, stop=stop)
+    period = max(1.0, steps / (math.floor(math.log2(stop / start)) + 1))
+    return lambda step: (start * 2 ** (step / period).floor()).clamp(max=float(stop))
+
+
 def at_step(weight: float | WeightSchedule, step: Tensor, training: bool) -> float | Tensor:
     """A weight at a step count (a 0-dim tensor of integers).
 

@@ -1,6 +1,6 @@
 """From noise to data and back, given a denoiser.
 
-Ancestral steps, with corrections, DDIM, Heun's method, DPM-Solver++.
+Ancestral steps, with corrections, guesses noised anew, DDIM, Heun's method, DPM-Solver++.
 """
 
 from __future__ import annotations
@@ -107,6 +107,38 @@ def predictor_corrector(
             pull = there.alpha * denoise(z, there.time) - z
             z = z + 2 * ratio**2 * pull + 2 * ratio * there.sigma * torch.randn_like(z)
     return z
+
+
+def renoised(
+    denoise: Denoise,
+    z: Tensor,
+    grid: Grid,
+    noise: Callable[[Tensor, Tensor], Tensor] = lambda z, t: torch.randn_like(z),
+) -> Tensor:
+    r"""Guesses of the data, each with new noise of the next level; the last one with none.
+
+    .. math:: z_s = \alpha_s\, \hat x(z_t, t) + \sigma_s\, \varepsilon
+
+    Parameters
+    ----------
+    denoise, z, grid
+        As for :func:`ddim`, falling times.
+    noise : callable
+        ``noise(z, t)`` draws it, of mean 0 and variance 1; default: normal.
+
+    References
+    ----------
+    Song, Dhariwal, Chen, Sutskever (2023), Consistency models, https://arxiv.org/abs/2303.01469,
+    algorithm 1
+
+    >>> grid = Grid(torch.tensor([1.0, 0.0]), torch.tensor([0.6, 1.0]), torch.tensor([0.8, 0.1]))
+    >>> renoised(lambda z, t: z / 2, torch.ones(2), grid)
+    tensor([0.5000, 0.5000])
+    """
+    for here, there in grid.steps():
+        x = denoise(z, here.time)
+        z = there.alpha * x + there.sigma * noise(x, there.time)
+    return there.alpha * x
 
 
 def ddim(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
-from probgen.distributions.denoised import DenoisedPair
+from probgen.distributions.denoised import ConsistencyPair, DenoisedPair, Levels
 from probgen.distributions.diffusion.bound import (
     divergences,
     integrated_error,
@@ -25,6 +25,12 @@ from probgen.distributions.diffusion.bound import (
 )
 from probgen.distributions.diffusion.diffused import Diffused
 from probgen.distributions.diffusion.gaussian import GaussianNoise
+from probgen.distributions.diffusion.neighbors import (
+    between,
+    check_same_levels,
+    neighbors,
+    two_steps,
+)
 from probgen.distributions.diffusion.process import Denoiser, NoiseNetwork, refuse_missing
 from probgen.distributions.diffusion.reconstruction import GaussianReconstruction, Reconstruction
 from probgen.distributions.diffusion.samplers import (
@@ -38,6 +44,7 @@ from probgen.distributions.diffusion.thresholds import Limit
 from probgen.distributions.diffusion.times import NoiseSchedule, Times, UniformTimes, uniform_steps
 from probgen.distributions.gibbs import gibbs
 from probgen.samplers.inpainting import repaint
+from probgen.samplers.reverse import Denoise, heun
 
 
 class GaussianDiffused(Diffused):
@@ -153,6 +160,55 @@ class GaussianDiffused(Diffused):
         known = self.denoiser.known & other.denoiser.known
         return DenoisedPair(seen.loss, unit * seen.guess, unit * guess, seen.t, known)
 
+    def consistency_pair(
+        self,
+        x: Tensor,
+        levels: tuple,
+        teacher: GaussianDiffused | None = None,
+        target: GaussianDiffused | None = None,
+    ) -> ConsistencyPair:
+        """What the network says of the data at neighboring states of one path.
+
+        The later state is noised data. The earlier one has the same noise, or, with a ``teacher``
+        (another such distribution), is where a step of Heun's method for its probability-flow
+        equation leads. There ``target``, or this distribution itself, is asked, without gradient;
+        at time 0 the state itself is the answer. ``levels`` are the fields of a :class:`Levels
+        <probgen.distributions.denoised.Levels>`.
+        """
+        y, process, lead = self._placed(x)
+        t, s, least = neighbors(process.schedule, lead, Levels(*levels), y)
+        noise = torch.randn_like(y)
+        z = process.noised(y, noise, t)
+        own = replace(self.denoiser, process=process).denoise(z, t)
+        with torch.no_grad():
+            if teacher is None:
+                earlier = process.noised(y, noise, s)
+            else:
+                led = self._asked(teacher, process)
+                earlier = heun(led, z, between(process, t, s), correct_last=True)
+            asked = self.denoiser if target is None else self._shown_too(target.denoiser)
+            other = replace(asked, process=process).denoise(earlier, s)
+            other = torch.where(process.wide(least), earlier / process.levels(s)[0], other)
+        gap = process.noise_to_signal(t) - process.noise_to_signal(s)
+        return ConsistencyPair(own, other, gap)
+
+    def halved_pair(self, x: Tensor, num_steps: int, teacher: GaussianDiffused) -> DenoisedPair:
+        """What the network says of the data, and what it would have to say.
+
+        So that one of ``num_steps`` even steps of DDIM leads where two steps of half the size by
+        the ``teacher``, another such distribution, lead. In the unit of the simple loss.
+        """
+        y, process, lead = self._placed(x)
+        t = (UniformTimes()(lead, process.schedule, y) * num_steps).ceil().clamp(min=1) / num_steps
+        z = process.noised(y, torch.randn_like(y), t)
+        guess = replace(self.denoiser, process=process).denoise(z, t)
+        with torch.no_grad():
+            wanted = two_steps(self._asked(teacher, process), process, z, t, t - 1 / num_steps)
+        weight = process.prediction.weight(*process.schedule(t))
+        unit = process.wide(weight.sqrt())
+        loss = weight * process.total((wanted - guess).square())
+        return DenoisedPair(loss, unit * guess, unit * wanted, t, self.denoiser.known)
+
     def prior(self) -> dist.TorchDistribution:
         return self.process.prior(self.noise.mean)
 
@@ -239,6 +295,21 @@ class GaussianDiffused(Diffused):
             bound = process.total(divergences(process, y, guess.detach(), raw, t, s))
             loss = loss + process.variance.share * num_times * bound
         return _Denoised(process, z, t, guess, weight, loss)
+
+    def _placed(self, x: Tensor) -> tuple[Tensor, GaussianNoise, torch.Size]:
+        """Embedded rows, the process without gradients to its schedule, and the leading dims."""
+        y = self._shown(self.reconstruction.embed(self.complete(x)))
+        process = replace(self.process, schedule=_Frozen(self.process.schedule))
+        return y, process, y.shape[: y.ndim - len(self.event_shape)]
+
+    def _asked(self, teacher: GaussianDiffused, process: GaussianNoise) -> Denoise:
+        """What a teacher expects of states of this process."""
+        check_same_levels(process.schedule, teacher.process.schedule, self.noise.mean)
+        return self._shown_too(teacher.sampled()).denoise
+
+    def _shown_too(self, denoiser: Denoiser) -> Denoiser:
+        """Another network that is shown the contexts that this one is shown: some are dropped."""
+        return replace(denoiser, context=self.denoiser.context)
 
     def _kept(self, x: Tensor, y: Tensor) -> Tensor:
         """log p(x | z_0), expected or at one draw of z_0, variable by variable."""

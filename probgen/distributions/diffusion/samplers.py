@@ -20,6 +20,7 @@ from probgen.samplers.reverse import (
     dpm_solver,
     heun,
     predictor_corrector,
+    renoised,
 )
 
 
@@ -181,6 +182,42 @@ class DDIM:
 
 
 @dataclass(frozen=True)
+class ConsistencySteps:
+    r"""Guesses of the data, each noised anew to the next level: one call of the network a step.
+
+    .. math:: z_s = \alpha_s\, \hat x(z_t, t) + \sigma_s\, \varepsilon_s, \qquad x = \hat x(z, t) \text{ last}
+
+    For a diffusion trained by :class:`Consistency <probgen.objectives.Consistency>`, whose guess is
+    the point of the data to which a state leads: a draw of the data in one step. Of another
+    diffusion guesses are means of the data, and one step gives the mean of all.
+
+    Parameters
+    ----------
+    num_steps : int
+        Number of steps.
+    times : callable
+        Where steps begin, and where the last one ends.
+
+    References
+    ----------
+    Song, Dhariwal, Chen, Sutskever (2023), Consistency models, https://arxiv.org/abs/2303.01469,
+    algorithm 1
+    """
+
+    num_steps: int = 1
+    times: Steps = uniform_steps
+    stochastic = False
+
+    def __post_init__(self) -> None:
+        checks.at_least(1, num_steps=self.num_steps)
+        checks.function(times=self.times)
+
+    def __call__(self, denoiser: Denoiser, z: Tensor) -> Tensor:
+        z, path = _begun(self, denoiser, z)
+        return renoised(denoiser.denoise, z, path, denoiser.process.noise)
+
+
+@dataclass(frozen=True)
 class Heun:
     r"""The second-order method of EDM, with fresh noise before each step by ``churn``.
 
@@ -275,14 +312,16 @@ class DPMSolver:
 
 
 def _path(
-    sampler: Ancestral | PredictorCorrector | DDIM | Heun | DPMSolver,
+    sampler: Ancestral | PredictorCorrector | DDIM | ConsistencySteps | Heun | DPMSolver,
     denoiser: Denoiser,
     z: Tensor,
 ) -> Grid:
     return denoiser.process.path(sampler.times, sampler.num_steps, z)
 
 
-def _begun(sampler: DDIM | Heun | DPMSolver, denoiser: Denoiser, z: Tensor) -> tuple[Tensor, Grid]:
+def _begun(
+    sampler: DDIM | ConsistencySteps | Heun | DPMSolver, denoiser: Denoiser, z: Tensor
+) -> tuple[Tensor, Grid]:
     """Noise and times, where the process lets a sampler start later than at time 1."""
     process = denoiser.process
     if not process.continuous:

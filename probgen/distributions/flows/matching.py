@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, Self
 
 import pyro.distributions as dist
 import torch
@@ -15,22 +16,22 @@ from torch import Tensor
 
 from probgen.core import checks
 from probgen.core.contexts import known_rows
+from probgen.core.kinds import worst
 from probgen.core.missing import check_event
 from probgen.distributions.denoised import DenoisedPair
 from probgen.distributions.flows.complete import refuse_incomplete
 from probgen.distributions.flows.couplings import Coupling
 from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.mean_velocity import (
+    NO_SPANS,
+    MeanSteps,
+    MeanTransform,
+    PathLevels,
+    VelocityPair,
+    velocity_pair,
+)
 from probgen.distributions.flows.ode import ContinuousTransform
 from probgen.distributions.guidance.rule import Rule, draws_noise, guided, prediction_of
-
-
-class PathLevels(NamedTuple):
-    """How much of the data and of the base a path has at a time, and how fast both change."""
-
-    data: Tensor
-    base: Tensor
-    data_rate: Tensor | float
-    base_rate: Tensor | float
 
 
 class Path(Protocol):
@@ -108,6 +109,8 @@ class Matching:
         Draws times: ``(shape, path, like)`` to a tensor of that shape.
     context : Tensor, optional
         What couplings know of the rows, ``(*batch, C)``.
+    mean_velocity : callable, optional
+        The mean velocity over a span of times, ``u(context, t, s, x)``, of a network that tells it.
     """
 
     velocity: Callable[[Any, Tensor, Tensor], Tensor]
@@ -116,6 +119,7 @@ class Matching:
     coupling: Coupling
     times: Callable[[torch.Size, Any, Tensor], Tensor]
     context: Tensor | None = None
+    mean_velocity: Callable[[Any, Tensor, Tensor, Tensor], Tensor] | None = None
 
 
 LEAST = 0.05  # with less of the base, or of the data, velocities tell of it as with that much
@@ -253,12 +257,63 @@ class MatchedFlow(Pushforward):
         self.predictor = predictor
         self.context = context
 
-    def denoising_loss(self, x: Tensor) -> Tensor:
-        """Squared error of the velocity at a random time and draw of the base.
+    def denoising_loss(self, x: Tensor, end: Tensor | None = None) -> Tensor:
+        """Squared error of the velocity at a random time of a path.
 
-        ``(*batch, *event) -> (*batch,)``.
+        ``(*batch, *event) -> (*batch,)``. To ``end``, of the shape of x, in place of a draw of the
+        base.
         """
-        return self._matched(x).loss
+        return self._matched(x, end).loss
+
+    def mean_velocity_pair(self, x: Tensor, spans: Callable[..., Any]) -> VelocityPair:
+        """The mean velocity over random spans of time, and what it would have to be.
+
+        ``spans((*batch,), x)`` draws later and earlier times.
+        """
+        matching = self.matching
+        if matching.mean_velocity is None:
+            raise TypeError(NO_SPANS)
+        x, lead = self._rows(x)
+        end = self._paired(x, lead)
+        t, s = spans(lead, x)
+        return velocity_pair(
+            partial(matching.mean_velocity, matching.shown()),
+            matching.path(t.reshape(*lead, *[1] * len(self.event_shape))),
+            (x, end),
+            (t, s),
+        )
+
+    def sample_pairs(self, sample_shape: Sequence[int] = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Draws x and the draws z of the base that they are made of.
+
+        ``(*sample_shape, *batch, *event)`` each: what ``Reflow()`` learns from.
+        """
+        with torch.no_grad():
+            z = self.base_dist.sample(torch.Size(sample_shape))
+            return self.drawn_through.inv(z), z
+
+    def using(self, sampler: Any = None, guidance: Rule | float | None = None) -> Self:
+        """The same flow drawn in another way, as any :class:`Pushforward
+        <probgen.distributions.flows.flow.Pushforward>`; or by ``MeanSteps(1)``, over spans of time,
+        where the network tells mean velocities.
+        """
+        if not isinstance(sampler, MeanSteps):
+            return super().using(sampler, guidance)
+        velocity = self.matching.mean_velocity
+        if velocity is None:
+            raise TypeError(NO_SPANS)
+        if guidance is not None:
+            raise ValueError(
+                "expected no guidance with MeanSteps, as rules change velocities at a time and not "
+                f"their means, got {guidance!r}; guide draws by a solver such as Midpoint(10)"
+            )
+        new = copy.copy(self)
+        new._drawn = None
+        new.density_kind = worst(self.density_kind, "approximate")
+        new.rerouted = lambda transform: MeanTransform(
+            partial(velocity, self.context), sampler, len(self.event_shape)
+        )
+        return new
 
     def denoised_pair(self, x: Tensor, other: MatchedFlow) -> DenoisedPair:
         """The velocities of this flow and of another one along the same paths of rows x.
@@ -272,15 +327,11 @@ class MatchedFlow(Pushforward):
         known = known_rows(matched.context, ndim) & known_rows(context, ndim)
         return DenoisedPair(matched.loss, matched.velocity, velocity, matched.t, known)
 
-    def _matched(self, x: Tensor) -> _Matched:
+    def _matched(self, x: Tensor, end: Tensor | None = None) -> _Matched:
         """States at random times of paths from rows to draws of the base, and their velocities."""
-        check_event(x, self.event_shape)
-        refuse_incomplete(x)
         ndim = len(self.event_shape)
-        if x.shape[: x.ndim - ndim] != self.batch_shape:
-            x = x.expand(broadcast_shape(x.shape, self.batch_shape + self.event_shape))
-        lead = x.shape[: x.ndim - ndim]
-        end = self._paired(x, lead)
+        x, lead = self._rows(x)
+        end = self._paired(x, lead) if end is None else end.expand(x.shape)
         t = self.matching.times(lead, self.matching.path, x)
         levels = self.matching.path(t.reshape(*lead, *[1] * ndim))
         context = self.matching.shown()
@@ -289,6 +340,15 @@ class MatchedFlow(Pushforward):
         wanted = levels.data_rate * x + levels.base_rate * end
         loss = (velocity - wanted).square().flatten(-ndim).sum(-1)
         return _Matched(context, z, t, velocity, loss)
+
+    def _rows(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """Checked rows with the dims of the batch, and their leading dims."""
+        check_event(x, self.event_shape)
+        refuse_incomplete(x)
+        ndim = len(self.event_shape)
+        if x.shape[: x.ndim - ndim] != self.batch_shape:
+            x = x.expand(broadcast_shape(x.shape, self.batch_shape + self.event_shape))
+        return x, x.shape[: x.ndim - ndim]
 
     def _paired(self, x: Tensor, lead: torch.Size) -> Tensor:
         """A draw of the base for every row, in the order that the coupling gives."""
