@@ -231,6 +231,9 @@ class ContinuousTransform(Invertible):
         gives them when they are needed, for distributions that are made often and seldom solved.
     event_ndim : int
         Number of event dims, at least one: 3 for images.
+    space : Manifold, optional
+        A manifold that the velocities are tangent to, onto which ends are brought back: they leave
+        it by the error of the solver.
 
     References
     ----------
@@ -246,15 +249,19 @@ class ContinuousTransform(Invertible):
         probes: Callable[[Tensor], Tensor],
         parameters: Sequence[Tensor] | Callable[[], Sequence[Tensor]] = (),
         event_ndim: int = 1,
+        space: Any = None,
     ):
         super().__init__()
+        self.space = space
         self.velocity = velocity
         self.solver = solver
         self.probes = probes
         self.parameters = parameters
         self.event_ndim = event_ndim
         self.density_kind = worst(density_kind(solver), density_kind(probes))
-        if event_ndim > 1:
+        if space is not None:
+            self.domain = self.codomain = space.support
+        elif event_ndim > 1:
             self.domain = self.codomain = constraints.independent(constraints.real, event_ndim)
 
     def using(self, solver: Solver) -> ContinuousTransform:
@@ -265,7 +272,7 @@ class ContinuousTransform(Invertible):
                 "Midpoint(20) or Adaptive()"
             )
         return ContinuousTransform(
-            self.velocity, solver, self.probes, self.parameters, self.event_ndim
+            self.velocity, solver, self.probes, self.parameters, self.event_ndim, self.space
         )
 
     def along(self, velocity: VelocityField, random: bool = False) -> ContinuousTransform:
@@ -276,7 +283,7 @@ class ContinuousTransform(Invertible):
                 f"adaptive steps see no end, got {self.solver}; sample by Midpoint(20)"
             )
         return ContinuousTransform(
-            velocity, self.solver, self.probes, self.parameters, self.event_ndim
+            velocity, self.solver, self.probes, self.parameters, self.event_ndim, self.space
         )
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,7 +302,8 @@ class ContinuousTransform(Invertible):
         self, slope: Callable[..., OdeState], state: OdeState, start: float, end: float
     ) -> OdeState:
         parameters = self.parameters() if callable(self.parameters) else self.parameters
-        return self.solver(slope, state, start, end, parameters)
+        ended = self.solver(slope, state, start, end, parameters)
+        return ended if self.space is None else (self.space.onto(ended[0]), *ended[1:])
 
     def _solved(self, x: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
         events = x.shape[x.ndim - self.event_ndim :]
