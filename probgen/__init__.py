@@ -105,6 +105,7 @@ from probgen.models.bayesian_hidden_markov import BayesianHiddenMarkovModel
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_network import BayesianNetwork
 from probgen.models.bayesian_ppca import BayesianPPCA
+from probgen.models.centered_normal import CenteredNormal
 from probgen.models.chow_liu import ChowLiu
 from probgen.models.circular_flow import CircularFlow
 from probgen.models.conjugate import BetaBinomial, DirichletCategorical, GammaPoisson
@@ -150,6 +151,7 @@ from probgen.models.pixel_rnn import PixelRNN
 from probgen.models.preprocessed import Preprocessed
 from probgen.models.quantized import Quantized
 from probgen.models.rbm import RBM
+from probgen.models.riemannian_flow_matching import RiemannianFlowMatching
 from probgen.models.semi_supervised import SemiSupervisedVAE
 from probgen.models.sequence import SequenceModel
 from probgen.models.sphere_flow import SphereFlow
@@ -201,6 +203,7 @@ __all__ = [
     "BetaBinomial",
     "Candidate",
     "CategoricalDiffusion",
+    "CenteredNormal",
     "Chains",
     "CheckpointError",
     "ChowLiu",
@@ -275,6 +278,7 @@ __all__ = [
     "PyroNUTS",
     "Quantized",
     "RealNVP",
+    "RiemannianFlowMatching",
     "Score",
     "SearchResult",
     "SemiSupervisedVAE",

@@ -1,6 +1,6 @@
 """Parts of normalizing flows.
 
-Univariate transforms, ODE solvers, couplings and paths of flow matching.
+Univariate transforms, ODE solvers, couplings and paths of flow matching, manifolds.
 """
 
 from probgen.distributions.flows.couplings import (
@@ -10,6 +10,13 @@ from probgen.distributions.flows.couplings import (
 )
 from probgen.distributions.flows.fixed_steps import Euler, Midpoint, Trapezoid
 from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.manifolds import (
+    Hyperboloid,
+    Manifold,
+    Rotations,
+    Sphere,
+    Torus,
+)
 from probgen.distributions.flows.matching import StraightPath, TrigonometricPath
 from probgen.distributions.flows.mean_velocity import MeanSteps
 from probgen.distributions.flows.ode import Adaptive, RungeKutta
@@ -22,14 +29,19 @@ __all__ = [
     "BinNoise",
     "EntropicTransport",
     "Euler",
+    "Hyperboloid",
     "IndependentCoupling",
+    "Manifold",
     "MeanSteps",
     "Midpoint",
     "OptimalTransport",
     "Pushforward",
+    "Rotations",
     "RungeKutta",
+    "Sphere",
     "Spline",
     "StraightPath",
+    "Torus",
     "Trapezoid",
     "TrigonometricPath",
 ]

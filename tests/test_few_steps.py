@@ -114,9 +114,7 @@ def halved(schedule, num_steps):
 
     def guess(z, alpha, sigma):
         t = schedule.time(2 * (alpha / sigma).log())
-        grid = [
-            tuple(schedule((t - k / (2 * num_steps)).clamp(min=0))) for k in range(3)
-        ]
+        grid = [tuple(schedule((t - k / (2 * num_steps)).clamp(min=0))) for k in range(3)]
         first = step(best_guess(z, *grid[0]), z, grid[0], grid[1])
         last = step(best_guess(first, *grid[1]), first, grid[1], grid[2])
         (a, s), (b, r) = grid[0], grid[2]
@@ -205,9 +203,7 @@ def test_mean_flow_is_stationary_at_the_mean_velocity_alone(path):
     for name, weights in (("right", [0.0, 0.0, 0.0]), ("wrong", [0.0, 0.0, 1.0])):
         with torch.no_grad():
             gen.net.weights.copy_(torch.tensor(weights))
-        gradients = torch.stack(
-            [torch.autograd.grad(loss(rows), gen.net.weights)[0] for rows in x]
-        )
+        gradients = torch.stack([torch.autograd.grad(loss(rows), gen.net.weights)[0] for rows in x])
         found[name] = gradients.mean(0) / gradients.std(0) * len(x) ** 0.5
     assert (found["right"].abs() < 4).all() and found["wrong"].abs().max() > 8
 
@@ -224,7 +220,9 @@ def test_spans_without_length_tell_the_velocity():
     t, s = spans((50,), x)
     assert torch.equal(t, s)
     torch.testing.assert_close(pair.wanted, z - x)
-    torch.testing.assert_close(pair.own, Curved()((1 - t)[:, None] * x + t[:, None] * z, t), atol=2e-2, rtol=0)
+    torch.testing.assert_close(
+        pair.own, Curved()((1 - t)[:, None] * x + t[:, None] * z, t), atol=2e-2, rtol=0
+    )
 
 
 class Curved(torch.nn.Module):

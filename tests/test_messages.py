@@ -326,6 +326,8 @@ NEEDING = {
     "IWAE": lambda: pg.objectives.IWAE(4),
     "MatchedLatents": None,  # it asks for latents first
     "NoiseContrastive": lambda: pg.objectives.NoiseContrastive(pg.standard_normal(2)),
+    "ProgressiveDistillation": lambda: pg.objectives.ProgressiveDistillation(gaussian(), 2),
+    "Reflow": lambda: pg.objectives.Reflow(gaussian()),
     "Renyi": lambda: pg.objectives.Renyi(0.5, 4),
     "SoftTargets": lambda: pg.objectives.SoftTargets(gaussian()),
     "TotalCorrelation": lambda: pg.objectives.TotalCorrelation(4),

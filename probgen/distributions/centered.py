@@ -40,9 +40,7 @@ class CenteredPoints(BatchedDistribution):
 
     has_rsample = True
 
-    def __init__(
-        self, scale: Tensor, shape: tuple[int, int], batch_shape: torch.Size | tuple = ()
-    ):
+    def __init__(self, scale: Tensor, shape: tuple[int, int], batch_shape: torch.Size | tuple = ()):
         self.scale = scale
         super().__init__(torch.Size(batch_shape), torch.Size(shape), validate_args=False)
 

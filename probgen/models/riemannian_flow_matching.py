@@ -136,9 +136,7 @@ class RiemannianFlowMatching(DistributionModule):
         context = over_draws(context, lead, self.context_ndim)
         place = self.manifold.onto(x)
         seen = self.manifold.seen(place)
-        told = row_by_row(
-            self.net, seen, t.expand(lead), context, ndims=[1, 0, self.context_ndim]
-        )
+        told = row_by_row(self.net, seen, t.expand(lead), context, ndims=[1, 0, self.context_ndim])
         wanted = (*lead, self.manifold.outputs)
         if told.shape != wanted:
             raise ValueError(

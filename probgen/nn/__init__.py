@@ -9,6 +9,7 @@ from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.nn.dit import DiT
 from probgen.nn.encodings import Levels, OneHot
 from probgen.nn.equalized import Equalized, PixelNorm
+from probgen.nn.equivariant import EGNN
 from probgen.nn.invertible import CouplingNet
 from probgen.nn.mlp import MLP
 from probgen.nn.progressive import Fade, ProgressiveCritic, ProgressiveGenerator
@@ -23,6 +24,7 @@ from probgen.nn.transformer import Tokens
 from probgen.nn.unet import UNet
 
 __all__ = [
+    "EGNN",
     "MLP",
     "RNN",
     "Codebook",

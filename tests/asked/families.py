@@ -152,6 +152,11 @@ GOOD = {
     "DiffusionChain": lambda: {"diffusion": diffusion()},
     "ProbabilityFlow": lambda: {"diffusion": diffusion()},
     "FlowMatching": lambda: {"net": pg.nn.TimeMLP(2, [4]), "shape": (2,)},
+    "RiemannianFlowMatching": lambda: {
+        "net": pg.nn.TimeMLP(3, [4]),
+        "manifold": pg.flows.Sphere(2),
+    },
+    "CenteredNormal": lambda: {"points": 3, "dims": 2},
     "NonGaussianDiffusion": lambda: {
         "net": pg.nn.TimeMLP(2, [4]),
         "shape": (2,),

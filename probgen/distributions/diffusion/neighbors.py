@@ -30,7 +30,9 @@ def neighbors(
     first, last = (logs / levels.rho).exp()
     cut = _normal_cdf((logs - levels.mean) / levels.std)
     # tails beyond what the dtype resolves would be infinite
-    share = (cut[0] + (cut[1] - cut[0]) * UniformTimes()(lead, schedule, like)).clamp(1e-6, 1 - 1e-6)
+    share = (cut[0] + (cut[1] - cut[0]) * UniformTimes()(lead, schedule, like)).clamp(
+        1e-6, 1 - 1e-6
+    )
     log_ratio = levels.mean + levels.std * math.sqrt(2) * torch.erfinv(2 * share - 1)
     place = ((log_ratio / levels.rho).exp() - first) / (last - first)
     count = torch.as_tensor(levels.count, dtype=like.dtype, device=like.device)

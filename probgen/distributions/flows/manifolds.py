@@ -374,7 +374,10 @@ class Rotations(Manifold):
         return 3
 
     def onto(self, x: Tensor) -> Tensor:
-        for _ in range(2):  # Newton's steps to the nearest orthogonal matrix
+        # Newton's steps to the nearest orthogonal matrix, which go astray from singular values above
+        # the root of 3: a matrix of that norm has none
+        x = x * (math.sqrt(3) / x.square().sum((-2, -1), keepdim=True).clamp(min=1e-12).sqrt())
+        for _ in range(4):
             x = 1.5 * x - 0.5 * x @ x.mT @ x
         return x
 

@@ -105,7 +105,9 @@ class MeanSteps:
     def __call__(self, velocity: MeanVelocity, z: Tensor, event_ndim: int) -> Tensor:
         """The data to which states z of the base lead."""
         ends = torch.linspace(1, 0, self.num_steps + 1, dtype=z.dtype, device=z.device)
-        ends = ends.view(-1, *[1] * (z.ndim - event_ndim)).expand(-1, *z.shape[: z.ndim - event_ndim])
+        ends = ends.view(-1, *[1] * (z.ndim - event_ndim)).expand(
+            -1, *z.shape[: z.ndim - event_ndim]
+        )
         for t, s in itertools.pairwise(ends):
             z = z - velocity(t, s, z) / self.num_steps
         return z
