@@ -1,7 +1,6 @@
 """Losses and samplers of few steps against Gaussian data, whose flow maps have closed forms."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from probgen.distributions.diffusion.gaussian_diffused import GaussianDiffused
 from probgen.distributions.diffusion.predictions import EDM, Velocity
 from probgen.distributions.diffusion.samplers import DDIM, ConsistencySteps
 from probgen.distributions.diffusion.schedules import CosineSchedule, EDMSchedule
-from probgen.objectives.consistency import Consistency, ProgressiveDistillation
 
 CASES = [(CosineSchedule(), Velocity()), (EDMSchedule(), EDM(1.0))]
 NAMES = ["Velocity", "EDM"]

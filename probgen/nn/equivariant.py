@@ -18,7 +18,8 @@ class EGNN(Recorded, nn.Module):
     r"""E(n)-equivariant graph network: velocities of points, ``(*batch, N, D) -> (*batch, N, D)``.
 
     .. math:: m_{ij} = \varphi_m(h_i, h_j, |x_i - x_j|^2), \quad
-              x_i \leftarrow x_i + \frac{1}{N - 1} \sum_{j \ne i} \frac{x_i - x_j}{|x_i - x_j| + 1}\, \varphi_x(m_{ij}), \quad
+              x_i \leftarrow x_i + \frac{1}{N - 1} \sum_{j \ne i}
+              \frac{x_i - x_j}{|x_i - x_j| + 1}\, \varphi_x(m_{ij}), \quad
               h_i \leftarrow h_i + \varphi_h\Big(h_i, \sum_{j \ne i} \varphi_a(m_{ij})\, m_{ij}\Big)
 
     in each layer, all points being neighbors, with features :math:`h_i` that begin with the time,

@@ -186,7 +186,10 @@ GOOD = {
     "TotalCorrelation": lambda: {"rows": 60},
     "SoftTargets": lambda: {"teacher": pg.MADE(3, [4], pg.heads.Bernoulli())},
     "Consistency": dict,
-    "ProgressiveDistillation": lambda: {"teacher": diffusion(), "num_steps": 2},
+    "ProgressiveDistillation": lambda: {
+        "teacher": pg.Diffusion(pg.nn.TimeMLP(2, [4]), (2,)),
+        "num_steps": 2,
+    },
     "Reflow": lambda: {"teacher": pg.FlowMatching(pg.nn.TimeMLP(2, [4]), (2,))},
     "MeanFlow": dict,
     "Frozen": lambda: {"module": nn.Linear(2, 1)},

@@ -293,9 +293,10 @@ class MatchedFlow(Pushforward):
             return self.drawn_through.inv(z), z
 
     def using(self, sampler: Any = None, guidance: Rule | float | None = None) -> Self:
-        """The same flow drawn in another way, as any :class:`Pushforward
-        <probgen.distributions.flows.flow.Pushforward>`; or by ``MeanSteps(1)``, over spans of time,
-        where the network tells mean velocities.
+        """The same flow drawn in another way.
+
+        As any :class:`Pushforward <probgen.distributions.flows.flow.Pushforward>`, or, where the
+        network tells mean velocities, by ``MeanSteps(1)`` over spans of time.
         """
         if not isinstance(sampler, MeanSteps):
             return super().using(sampler, guidance)
