@@ -273,3 +273,72 @@ def test_reflow_straightens_a_model():
         once, z = gen().using(pg.flows.Euler(1)).sample_pairs((500,))
         apart.append((once - teacher().using(pg.flows.Midpoint(8)).transform.inv(z)).abs().mean())
     assert apart[1] < 0.5 * apart[0]
+
+
+def test_students_in_units_of_the_data_learn_as_in_those_of_the_base():
+    """What stands in other units says what the distribution inside of it says of the rows there."""
+    torch.manual_seed(0)
+    x = 5.0 + 3.0 * torch.randn(40, 2)
+    inner = pg.Diffusion(pg.nn.TimeMLP(2, [8], embedding=8), (2,))
+    flow = pg.FlowMatching(pg.nn.TimeMLP(2, [8], time=pg.nn.SpanTime()), (2,), spans=True)
+    o = pg.objectives
+    cases = [
+        (inner, lambda teacher: o.Consistency(teacher, levels=4)),
+        (inner, lambda teacher: o.ProgressiveDistillation(teacher, 2)),
+        (flow, lambda teacher: o.MeanFlow(0.5)),
+        (flow, lambda teacher: o.Reflow(teacher, pg.flows.Euler(2))),
+    ]
+    for gen, make in cases:
+        outer = pg.Standardized(gen, 5.0, 3.0)
+        losses = []
+        for model, rows in ((outer, x), (gen, (x - 5) / 3)):
+            objective = make(model)
+            torch.manual_seed(1)
+            losses.append(objective(model.model, model.guide)(rows).item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4), type(make(gen)).__name__
+
+
+def test_what_cannot_be_distilled_is_told_what_can():
+    mixture = pg.GaussianMixture(2, 2)
+    diffusion = pg.Diffusion(pg.nn.TimeMLP(2, [8]), (2,))
+    other = pg.Diffusion(pg.nn.TimeMLP(2, [8]), (2,), schedule=pg.diffusion.LinearSchedule())
+    flow = pg.FlowMatching(pg.nn.TimeMLP(2, [8]), (2,))
+    o = pg.objectives
+    x = torch.randn(8, 2)
+    with pytest.raises(TypeError, match="pass a trained Diffusion"):
+        o.Consistency(mixture)(diffusion.model, diffusion.guide)(x)
+    with pytest.raises(TypeError, match="use a Diffusion with Gaussian noise"):
+        o.Consistency()(mixture.model, mixture.guide)(x)
+    with pytest.raises(ValueError, match="give both the same schedule"):
+        o.ProgressiveDistillation(other, 2)(diffusion.model, diffusion.guide)(x)
+    with pytest.raises(TypeError, match="pass a trained FlowMatching"):
+        o.Reflow(mixture)(flow.model, flow.guide)(x)
+    with pytest.raises(TypeError, match="spans=True"):
+        o.MeanFlow()(flow.model, flow.guide)(x)
+    with pytest.raises(TypeError, match="spans=True"):
+        flow().using(pg.flows.MeanSteps(1))
+    with pytest.raises(ValueError, match="expected a teacher for guidance"):
+        o.Consistency(guidance=2.0)
+    outer = pg.Standardized(flow, 0.0, 1.0)
+    with pytest.raises(TypeError, match="use a Diffusion for Consistency"):
+        o.Consistency()(outer.model, outer.guide)(x)
+
+
+def test_a_guided_teacher_gives_its_student_what_guidance_says():
+    """With contexts known to both, and unknown to both where they are dropped."""
+    net = pg.nn.TimeMLP(2, [8], embedding=8, context=2)
+    torch.nn.init.normal_(net.last.weight)
+    gen = pg.Diffusion(net, (2,), context_dropout=0.5).eval()
+    x, context = torch.randn(200, 2), torch.eye(2)[torch.arange(200) % 2]
+    losses = {}
+    for guidance in (None, 1.0, 3.0):
+        objective = pg.objectives.ProgressiveDistillation(gen, 1, guidance=guidance)
+        torch.manual_seed(0)
+        losses[guidance] = objective(gen.model, gen.guide)(x, context).item()
+    assert losses[1.0] == pytest.approx(losses[None], rel=1e-4)
+    assert losses[3.0] > 1.05 * losses[None]
+    torch.manual_seed(0)
+    unknown = gen(torch.full((200, 2), torch.nan))
+    pair = unknown.halved_pair(x, 1, gen(context))
+    torch.manual_seed(0)
+    torch.testing.assert_close(pair.loss, unknown.halved_pair(x, 1, unknown).loss)

@@ -274,6 +274,25 @@ def test_points_outside_of_the_manifold_are_refused():
         pg.RiemannianFlowMatching(pg.nn.TimeMLP(9, [8]), Rotations())().sample((2,))
 
 
+def test_guidance_adds_tangent_vectors():
+    torch.manual_seed(0)
+    net = pg.nn.TimeMLP(3, [8], embedding=8, context=2)
+    torch.nn.init.normal_(net.last.weight)
+    gen = pg.RiemannianFlowMatching(net, Sphere(2), context_dropout=0.1).eval()
+    one = torch.tensor([1.0, 0.0])
+    plain = gen(one).using(pg.flows.Midpoint(4))
+    drawn = []
+    for distribution in (plain, plain.using(guidance=1.0), plain.using(guidance=4.0)):
+        torch.manual_seed(1)
+        drawn.append(distribution.sample((20,)))
+    torch.testing.assert_close(drawn[0], drawn[1])
+    assert (drawn[2] - drawn[0]).abs().max() > 1e-2
+    assert (drawn[2].norm(dim=-1) - 1).abs().max() < 1e-5
+    with pytest.raises(TypeError, match="ClassifierFree"):
+        limit = pg.diffusion.StaticThreshold(-1.0, 1.0)
+        plain.using(guidance=pg.guidance.Thresholded(limit)).sample()
+
+
 # -- points
 
 

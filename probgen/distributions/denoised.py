@@ -92,12 +92,26 @@ def denoised_pair_of(
     return _method(distribution, "denoised_pair")
 
 
-def _method(distribution: dist.TorchDistribution, name: str) -> Any:
+def few_steps_of(distribution: dist.TorchDistribution, name: str) -> Any:
+    """What a distribution says for an objective of few steps, such as ``consistency_pair``.
+
+    Raises ``TypeError`` for those that do not.
+    """
+    return _method(
+        distribution,
+        name,
+        "use a Diffusion for Consistency and ProgressiveDistillation, FlowMatching for Reflow and "
+        "MeanFlow",
+    )
+
+
+def _method(
+    distribution: dist.TorchDistribution, name: str, instead: str = "train it by ELBO()"
+) -> Any:
     method = getattr(distribution, name, None)
     if method is None:
         raise TypeError(
             "expected a distribution that is learned by denoising (a diffusion, flow matching), "
-            f"got {type(distribution).__name__}; "
-            "train it by ELBO()"
+            f"got {type(distribution).__name__}; {instead}"
         )
     return method

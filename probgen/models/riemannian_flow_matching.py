@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import distribution_given, over_draws, seen_in_training
+from probgen.core.contexts import asked_given, distribution_given, over_draws, seen_in_training
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
 from probgen.distributions.diffusion.times import Times, UniformTimes
-from probgen.distributions.flows.manifold_matching import GeodesicFlow
+from probgen.distributions.flows.manifold_matching import GeodesicFlow, TangentPredictor
 from probgen.distributions.flows.manifolds import Manifold, ManifoldBase
 from probgen.distributions.flows.ode import Adaptive, ContinuousTransform, Solver, basis
 
@@ -31,7 +31,9 @@ class RiemannianFlowMatching(DistributionModule):
     up to small tolerances, a *bound* with random probes, *approximate* with steps of one size; the
     divergence is the trace of a Jacobian in the space around, see :class:`Manifold
     <probgen.distributions.flows.manifolds.Manifold>`. Draws lie on the manifold.
-    ``gen(context).using(Midpoint(10)).sample((n,))`` samples with 20 calls of the network.
+    ``gen(context).using(Midpoint(10)).sample((n,))`` samples with 20 calls of the network,
+    and ``using(Midpoint(10), guidance=3.0)`` guided by a rule of :mod:`probgen.guidance` that adds
+    velocities, a number being the weight of classifier-free guidance.
 
     Parameters
     ----------
@@ -129,7 +131,13 @@ class RiemannianFlowMatching(DistributionModule):
             self.manifold,
         )
         shown = lambda: partial(self._velocity, seen_in_training(self, context))  # noqa: E731
-        return GeodesicFlow(base, transform, self.manifold, self.times, shown)
+        predictor = TangentPredictor(
+            asked_given(self, context, lambda x, t, context: self._velocity(context, t, x)),
+            self.manifold,
+            len(self.manifold.shape),
+            self.context_ndim,
+        )
+        return GeodesicFlow(base, transform, self.manifold, self.times, shown, predictor, context)
 
     def _velocity(self, context: Tensor | None, t: Tensor, x: Tensor) -> Tensor:
         lead = x.shape[: x.ndim - len(self.manifold.shape)]

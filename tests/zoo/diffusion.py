@@ -9,7 +9,13 @@ from probgen.distributions.diffusion.reconstruction import (
     GaussianReconstruction,
     LevelReconstruction,
 )
-from probgen.distributions.diffusion.samplers import DDIM, Ancestral, DPMSolver, Heun
+from probgen.distributions.diffusion.samplers import (
+    DDIM,
+    Ancestral,
+    ConsistencySteps,
+    DPMSolver,
+    Heun,
+)
 from probgen.distributions.diffusion.schedules import EDMSchedule, LearnedSchedule, LinearSchedule
 from probgen.distributions.diffusion.times import LogNormalTimes
 from probgen.distributions.diffusion.variances import ForwardVariance, LearnedVariance
@@ -22,6 +28,7 @@ from probgen.nn.text import TextEncoder
 from probgen.nn.time import TimeMLP
 from probgen.nn.unet import UNet
 from probgen.objectives.class_balancing import ClassBalancing
+from probgen.objectives.consistency import Consistency
 from probgen.objectives.denoising import Denoising
 from zoo.flow_matching import FLOW_MATCHING
 from zoo.member import Member, levels, rows, texts
@@ -50,6 +57,12 @@ GAUSSIAN = [
         lambda: Standardized(Diffusion(tiny(2, context=2), (2,), sampler=DDIM(3)), 0.5, 2.0),
         rows(2, context=(2,)),
         lambda: ClassBalancing(torch.eye(2)),
+    ),
+    Member(
+        "Diffusion by consistency, in units of the data",
+        lambda: Standardized(Diffusion(tiny(2), (2,), sampler=ConsistencySteps(2)), 0.5, 2.0),
+        rows(2),
+        Consistency,
     ),
     Member(
         "Diffusion in steps with learned variances",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,6 +17,53 @@ from probgen.distributions.flows.complete import refuse_incomplete
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.manifolds import Manifold
 from probgen.distributions.flows.ode import ContinuousTransform
+from probgen.distributions.guidance.rule import Rule, draws_noise, guided, prediction_of
+
+
+@dataclass(frozen=True)
+class TangentPredictor:
+    """The network of a flow on a manifold, as rules of guidance are shown it.
+
+    Velocities at one point may be added. They tell no expected data, which need not lie on the
+    manifold.
+
+    Attributes
+    ----------
+    net : callable
+        ``net(x, t, context)`` with times ``(*batch,)``.
+    terms : Manifold
+        To what velocities are tangent.
+    event_ndim, context_ndim : int
+        Number of event dims of a point, and of a context.
+    """
+
+    net: Callable[[Tensor, Tensor, Any], Tensor]
+    terms: Manifold
+    event_ndim: int
+    context_ndim: int
+
+    def __call__(self, z: Tensor, t: Tensor, context: Any = None) -> Tensor:
+        """The velocity at a point; without a context, as where it was dropped."""
+        return self.net(z, t, context)
+
+    def original(self, z: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+        raise TypeError(FLAT)
+
+    def retold(self, z: Tensor, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        raise TypeError(FLAT)
+
+    def shifted(self, z: Tensor, prediction: Tensor, slope: Tensor, t: Tensor) -> Tensor:
+        raise TypeError(FLAT)
+
+    def noise_to_signal(self, t: Tensor) -> Tensor:
+        raise TypeError(FLAT)
+
+
+FLAT = (
+    "expected a diffusion or flow matching in flat space for a rule that reads the expected data, "
+    "their score or the ratio of noise to signal, got a flow on a manifold; guide it by "
+    "ClassifierFree, Interval of times, Negative or Autoguidance"
+)
 
 
 class GeodesicFlow(Pushforward):
@@ -40,6 +89,10 @@ class GeodesicFlow(Pushforward):
         Draws times: ``(shape, schedule, like)`` to a tensor of that shape.
     shown : callable
         The velocity with what the network is shown of the contexts, some dropped in training.
+    predictor : TangentPredictor
+        The network with any context, as rules of guidance are shown it.
+    context : optional
+        What the network is given.
 
     Raises
     ------
@@ -62,8 +115,12 @@ class GeodesicFlow(Pushforward):
         manifold: Manifold,
         times: Callable[[torch.Size, Any, Tensor], Tensor],
         shown: Callable[[], Callable[[Tensor, Tensor], Tensor]],
+        predictor: TangentPredictor,
+        context: Any = None,
     ):
         super().__init__(base_dist, transform)
+        self.predictor = predictor
+        self.context = context
         self.manifold = manifold
         self.times = times
         self.shown = shown
@@ -86,3 +143,14 @@ class GeodesicFlow(Pushforward):
             place, wanted = self.manifold.geodesic(x, way, t.reshape(*lead, *[1] * ndim))
         velocity = self.shown()(t, place)
         return self.manifold.squared(place, velocity - wanted)
+
+
+@guided.register(GeodesicFlow)
+def _(distribution: GeodesicFlow, rule: Rule) -> GeodesicFlow:
+    def velocity(t: Tensor, x: Tensor) -> Tensor:
+        place = distribution.manifold.onto(x)
+        return prediction_of(rule, distribution.predictor, place, t, distribution.context)
+
+    new = copy.copy(distribution)
+    new.rerouted = lambda transform: transform.along(velocity, draws_noise(rule))
+    return new

@@ -18,7 +18,13 @@ from probgen.core.missing import check_event
 from probgen.core.truncation import Truncation, truncated, using
 from probgen.distributions.conditional import conditional
 from probgen.distributions.conditioned import Conditioned, no_closed_form
-from probgen.distributions.denoised import DenoisedPair, denoised_pair_of, denoising_loss_of
+from probgen.distributions.denoised import (
+    ConsistencyPair,
+    DenoisedPair,
+    denoised_pair_of,
+    denoising_loss_of,
+    few_steps_of,
+)
 from probgen.distributions.flows.bijection import Bijection
 from probgen.distributions.gibbs import gibbs
 
@@ -152,14 +158,15 @@ class Rescaled(BatchedDistribution):
             torch.where(x.isnan(), 0.0, ladj), len(self.event_shape)
         )
 
-    def denoising_loss(self, x: Tensor) -> Tensor:
+    def denoising_loss(self, x: Tensor, end: Tensor | None = None) -> Tensor:
         """The simple loss of the base distribution, in its units.
 
-        ``(*batch, *event) -> (*batch,)``.
+        ``(*batch, *event) -> (*batch,)``. ``end`` is that of paths, in units of the base.
 
         Raises ``TypeError`` if the base has none.
         """
-        return denoising_loss_of(self.base_dist)(self.units(x))
+        loss = denoising_loss_of(self.base_dist)
+        return loss(self.units(x)) if end is None else loss(self.units(x), end)
 
     def denoised_pair(self, x: Tensor, other: Rescaled) -> DenoisedPair:
         """What the base distribution and that of another one say of noised rows, in its units.
@@ -167,6 +174,27 @@ class Rescaled(BatchedDistribution):
         Raises ``TypeError`` if they are not learned by denoising.
         """
         return denoised_pair_of(self.base_dist)(self.units(x), other.base_dist)
+
+    def consistency_pair(
+        self, x: Tensor, levels: tuple, teacher: Rescaled | None, target: Rescaled | None
+    ) -> ConsistencyPair:
+        """That of the base distribution, in its units, as those of all others."""
+        others = (None if other is None else other.base_dist for other in (teacher, target))
+        return few_steps_of(self.base_dist, "consistency_pair")(self.units(x), levels, *others)
+
+    def halved_pair(self, x: Tensor, num_steps: int, teacher: Rescaled) -> DenoisedPair:
+        """That of the base distribution, in its units."""
+        pair = few_steps_of(self.base_dist, "halved_pair")
+        return pair(self.units(x), num_steps, teacher.base_dist)
+
+    def mean_velocity_pair(self, x: Tensor, spans: Any) -> Any:
+        """That of the base distribution, in its units."""
+        return few_steps_of(self.base_dist, "mean_velocity_pair")(self.units(x), spans)
+
+    def sample_pairs(self, sample_shape: Sequence[int] = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Draws, and what they are made of in units of the base."""
+        x, z = few_steps_of(self.base_dist, "sample_pairs")(sample_shape)
+        return self.units.inv(x), z
 
     def using(self, *arguments: Any, **options: Any) -> Rescaled:
         """With another way of sampling the base distribution, where it has several."""
