@@ -81,6 +81,7 @@ CLASSES: dict[str, Any] = {
     "Matcher": pg.objectives.MMD,
     "Coupling": pg.flows.OptimalTransport,
     "Solver": pg.flows.Adaptive,
+    "Manifold": pg.flows.Sphere,
     "Sampler": pg.diffusion.DDIM,
     "Threshold": pg.diffusion.StaticThreshold,
     "Rule": pg.guidance.Interval,
