@@ -190,6 +190,30 @@ def test_mean_velocities_of_gaussians_draw_in_one_step(path, num_steps):
     torch.testing.assert_close(gen().log_prob(x), truth, atol=2e-2, rtol=0)
 
 
+def test_the_way_of_drawing_that_is_asked_for_last_holds():
+    flow = averaged(PATHS[0])()
+    by_means = flow.using(pg.flows.MeanSteps(1))
+    drawn = []
+    for distribution in (
+        flow.using(pg.flows.Euler(3)),
+        by_means.using(pg.flows.Euler(3)),
+        by_means,
+        flow.using(pg.flows.Euler(3)).using(pg.flows.MeanSteps(1)),
+    ):
+        torch.manual_seed(0)
+        drawn.append(distribution.sample((5,)))
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert by_means.expand((2,)).sample().shape == (2, 2)
+    for way in (
+        lambda: by_means.using(guidance=2.0),
+        lambda: flow.using(pg.flows.MeanSteps(1), guidance=2.0),
+        lambda: flow.using(guidance=2.0).using(pg.flows.MeanSteps(1)),
+    ):
+        with pytest.raises(ValueError, match="expected no guidance with MeanSteps"):
+            way()
+
+
 @pytest.mark.parametrize("path", PATHS, ids=["straight", "trigonometric"])
 def test_mean_flow_is_stationary_at_the_mean_velocity_alone(path):
     """Its gradient is zero there, in the direction of any function, for spans of any length."""

@@ -33,10 +33,10 @@ class DenoisedPair(NamedTuple):
     known: Tensor
 
 
-class Levels(NamedTuple):
+class NoiseLevels(NamedTuple):
     r"""Which neighboring levels of noise a consistency loss compares.
 
-    Levels :math:`\varsigma_i = (\varsigma_0^{1/\rho} + \tfrac{i}{N} (\varsigma_N^{1/\rho} -
+    NoiseLevels :math:`\varsigma_i = (\varsigma_0^{1/\rho} + \tfrac{i}{N} (\varsigma_N^{1/\rho} -
     \varsigma_0^{1/\rho}))^\rho` of noise to signal; the later one of a pair is that next above a
     draw of :math:`\log \varsigma \sim N(m, s^2)`.
 

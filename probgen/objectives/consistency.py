@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.objectives.base import Objective, contexts_beside, distribution_of_x
-from probgen.objectives.parts import held, taught
+from probgen.objectives.parts import held_teacher, taught
 from probgen.objectives.schedules import WeightSchedule, at_next_step
 
 INSTEAD = "use a Diffusion with Gaussian noise"
@@ -110,7 +110,7 @@ class Consistency(Objective):
                 "expected a teacher for guidance, which is that of the teacher, got none; give "
                 "teacher, or guide the draws of the model: sample(gen, n, context, guidance=...)"
             )
-        self.teacher = None if teacher is None else held(teacher)
+        self.teacher = None if teacher is None else held_teacher(teacher)
         self.target = target
         self.levels = levels
         self.guidance = guidance
@@ -205,7 +205,7 @@ class ProgressiveDistillation(Objective):
         checks.generative(teacher=teacher)
         checks.at_least(1, num_steps=num_steps)
         super().__init__()
-        self.teacher = held(teacher)
+        self.teacher = held_teacher(teacher)
         self.num_steps = num_steps
         self.guidance = guidance
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.objectives.base import Objective, contexts_beside, distribution_of_x
-from probgen.objectives.parts import held
+from probgen.objectives.parts import held_teacher
 
 BY_DRAWS = (
     "learn from its draws instead: fit(student, probgen.train.Pairs(lambda n: "
@@ -80,7 +80,7 @@ class SoftTargets(Objective):
     def __init__(self, teacher: nn.Module):
         checks.generative(teacher=teacher)
         super().__init__()
-        self.teacher = held(teacher)
+        self.teacher = held_teacher(teacher)
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *batch: Any

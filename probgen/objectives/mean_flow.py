@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.objectives.base import Objective, contexts_beside, distribution_of_x
-from probgen.objectives.parts import held, taught
+from probgen.objectives.parts import held_teacher, taught
 
 INSTEAD = "use FlowMatching"
 
@@ -76,7 +76,7 @@ class Reflow(Objective):
         checks.generative(teacher=teacher)
         checks.function("pass Midpoint(8)", **checks.given(solver=solver))
         super().__init__()
-        self.teacher = held(teacher)
+        self.teacher = held_teacher(teacher)
         self.solver = solver
         self.guidance = guidance
 

@@ -180,7 +180,7 @@ class Average(Recorded, nn.Module):
         return f"decay={self.decay}"
 
 
-def held(teacher: nn.Module) -> Frozen:
+def held_teacher(teacher: nn.Module) -> Frozen:
     """A teacher held fixed, as it is or as a copy."""
     return teacher if isinstance(teacher, Frozen) else Frozen(teacher)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
-from probgen.distributions.denoised import ConsistencyPair, DenoisedPair, Levels
+from probgen.distributions.denoised import ConsistencyPair, DenoisedPair, NoiseLevels
 from probgen.distributions.diffusion.bound import (
     divergences,
     integrated_error,
@@ -26,9 +26,9 @@ from probgen.distributions.diffusion.bound import (
 from probgen.distributions.diffusion.diffused import Diffused
 from probgen.distributions.diffusion.gaussian import GaussianNoise
 from probgen.distributions.diffusion.neighbors import (
-    between,
     check_same_levels,
     neighbors,
+    step_between,
     two_steps,
 )
 from probgen.distributions.diffusion.process import Denoiser, NoiseNetwork, refuse_missing
@@ -172,11 +172,11 @@ class GaussianDiffused(Diffused):
         The later state is noised data. The earlier one has the same noise, or, with a ``teacher``
         (another such distribution), is where a step of Heun's method for its probability-flow
         equation leads. There ``target``, or this distribution itself, is asked, without gradient;
-        at time 0 the state itself is the answer. ``levels`` are the fields of a :class:`Levels
-        <probgen.distributions.denoised.Levels>`.
+        at time 0 the state itself is the answer. ``levels`` are the fields of a :class:`NoiseLevels
+        <probgen.distributions.denoised.NoiseLevels>`.
         """
         y, process, lead = self._placed(x)
-        t, s, least = neighbors(process.schedule, lead, Levels(*levels), y)
+        t, s, least = neighbors(process.schedule, lead, NoiseLevels(*levels), y)
         noise = torch.randn_like(y)
         z = process.noised(y, noise, t)
         own = replace(self.denoiser, process=process).denoise(z, t)
@@ -185,7 +185,7 @@ class GaussianDiffused(Diffused):
                 earlier = process.noised(y, noise, s)
             else:
                 led = self._asked(teacher, process)
-                earlier = heun(led, z, between(process, t, s), correct_last=True)
+                earlier = heun(led, z, step_between(process, t, s), correct_last=True)
             asked = self.denoiser if target is None else self._shown_too(target.denoiser)
             other = replace(asked, process=process).denoise(earlier, s)
             other = torch.where(process.wide(least), earlier / process.levels(s)[0], other)

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from probgen.core.missing import values_are_known
-from probgen.distributions.denoised import Levels
+from probgen.distributions.denoised import NoiseLevels
 from probgen.distributions.diffusion.times import NoiseSchedule, UniformTimes
 from probgen.samplers.reverse import Denoise, Grid, ddim
 
 
 def neighbors(
-    schedule: NoiseSchedule, lead: torch.Size, levels: Levels, like: Tensor
+    schedule: NoiseSchedule, lead: torch.Size, levels: NoiseLevels, like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Times t and s < t of neighboring levels ``(*batch,)``, and whether s is 0.
 
     >>> from probgen.distributions.diffusion.schedules import VarianceExploding
-    >>> levels = Levels(2, 0.0, 1.0, 1.0)
+    >>> levels = NoiseLevels(2, 0.0, 1.0, 1.0)
     >>> t, s, least = neighbors(VarianceExploding(0.5, 1.5), torch.Size([6]), levels, torch.zeros(1))
     >>> bool((s < t).all()), bool((least == (s == 0)).all())
     (True, True)
@@ -44,7 +44,7 @@ def neighbors(
     )
 
 
-def between(process: Any, t: Tensor, s: Tensor) -> Grid:
+def step_between(process: Any, t: Tensor, s: Tensor) -> Grid:
     """One step from times t to times s, both ``(*batch,)``."""
     times = torch.stack((t, s))
     return Grid(times, *process.levels(times))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import singledispatch
 from typing import Any, NamedTuple, Self
 
 import pyro.distributions as dist
@@ -161,6 +162,7 @@ class Pushforward(BatchedDistribution):
 
         ``Truncation(temperature=0.7)``: with noise of less deviation, a distribution of its own. A
         solver, ``Midpoint(10)``, where the map is a differential equation: solved in another way.
+        ``MeanSteps(1)``, of flow matching with mean velocities.
         ``guidance``, of flow matching: draws by a velocity that a rule changes, or that of
         classifier-free guidance with a number as its weight; densities never use it.
         """
@@ -168,7 +170,7 @@ class Pushforward(BatchedDistribution):
         if isinstance(sampler, Truncation):
             new = using(self, sampler)
         elif sampler is not None:
-            new = self.made_of(self.base_dist, using(self.transform, sampler))
+            new = drawn_by(sampler, self)
         check_rule(**checks.given(guidance=guidance))
         return new if guidance is None else guided(new, as_rule(guidance))
 
@@ -205,6 +207,12 @@ class Pushforward(BatchedDistribution):
                 f"{x[~inside].flatten()[0].item():g}; move the data into it, or begin the flow "
                 "with a map of it"
             )
+
+
+@singledispatch
+def drawn_by(sampler: Any, flow: Any) -> Any:
+    """A flow drawn by a sampler, whose type decides: by default its map, solved in that way."""
+    return flow.made_of(flow.base_dist, using(flow.transform, sampler))
 
 
 def _summed(ladj: Tensor, ndim: int) -> Tensor:

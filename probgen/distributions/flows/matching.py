@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -15,15 +15,15 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core import checks
-from probgen.core.contexts import known_rows
 from probgen.core.kinds import worst
 from probgen.core.missing import check_event
-from probgen.distributions.denoised import DenoisedPair
 from probgen.distributions.flows.complete import refuse_incomplete
 from probgen.distributions.flows.couplings import Coupling
-from probgen.distributions.flows.flow import Pushforward
+from probgen.distributions.flows.flow import Pushforward, drawn_by
 from probgen.distributions.flows.mean_velocity import (
     NO_SPANS,
+    UNGUIDED,
+    ByMeans,
     MeanSteps,
     MeanTransform,
     PathLevels,
@@ -292,42 +292,6 @@ class MatchedFlow(Pushforward):
             z = self.base_dist.sample(torch.Size(sample_shape))
             return self.drawn_through.inv(z), z
 
-    def using(self, sampler: Any = None, guidance: Rule | float | None = None) -> Self:
-        """The same flow drawn in another way.
-
-        As any :class:`Pushforward <probgen.distributions.flows.flow.Pushforward>`, or, where the
-        network tells mean velocities, by ``MeanSteps(1)`` over spans of time.
-        """
-        if not isinstance(sampler, MeanSteps):
-            return super().using(sampler, guidance)
-        velocity = self.matching.mean_velocity
-        if velocity is None:
-            raise TypeError(NO_SPANS)
-        if guidance is not None:
-            raise ValueError(
-                "expected no guidance with MeanSteps, as rules change velocities at a time and not "
-                f"their means, got {guidance!r}; guide draws by a solver such as Midpoint(10)"
-            )
-        new = copy.copy(self)
-        new._drawn = None
-        new.density_kind = worst(self.density_kind, "approximate")
-        new.rerouted = lambda transform: MeanTransform(
-            partial(velocity, self.context), sampler, len(self.event_shape)
-        )
-        return new
-
-    def denoised_pair(self, x: Tensor, other: MatchedFlow) -> DenoisedPair:
-        """The velocities of this flow and of another one along the same paths of rows x.
-
-        The loss is :meth:`denoising_loss`, with the same draws of the base.
-        """
-        matched = self._matched(x)
-        context = other.matching.shown()
-        velocity = other.matching.velocity(context, matched.t, matched.z)
-        ndim = self.predictor.context_ndim
-        known = known_rows(matched.context, ndim) & known_rows(context, ndim)
-        return DenoisedPair(matched.loss, matched.velocity, velocity, matched.t, known)
-
     def _matched(self, x: Tensor, end: Tensor | None = None) -> _Matched:
         """States at random times of paths from rows to draws of the base, and their velocities."""
         ndim = len(self.event_shape)
@@ -372,8 +336,26 @@ class _Matched(NamedTuple):
     loss: Tensor
 
 
+@drawn_by.register(MeanSteps)
+def _(sampler: MeanSteps, flow: Pushforward) -> Pushforward:
+    matching = getattr(flow, "matching", None)
+    if not isinstance(flow, MatchedFlow) or matching.mean_velocity is None:
+        raise TypeError(NO_SPANS)
+    if flow.rerouted is not None and not isinstance(flow.rerouted, ByMeans):
+        raise ValueError(UNGUIDED)
+    new = copy.copy(flow)
+    new._drawn = None
+    new.density_kind = worst(flow.density_kind, "approximate")
+    velocity = partial(matching.mean_velocity, flow.context)
+    new.rerouted = ByMeans(velocity, sampler, len(flow.event_shape), flow.transform.solver)
+    return new
+
+
 @guided.register(MatchedFlow)
 def _(distribution: MatchedFlow, rule: Rule) -> MatchedFlow:
+    if isinstance(distribution.drawn_through, MeanTransform):
+        raise ValueError(UNGUIDED)
+
     def velocity(t: Tensor, x: Tensor) -> Tensor:
         return prediction_of(rule, distribution.predictor, x, t, distribution.context)
 

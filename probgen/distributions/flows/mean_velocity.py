@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +13,15 @@ from torch.distributions import constraints
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from probgen.core import checks
-from probgen.distributions.flows.bijection import Bijection
+from probgen.distributions.flows.bijection import Invertible
 
 NO_SPANS = (
     "expected a network that tells mean velocities over spans of time, got one of velocities at a "
     "time; build FlowMatching(net, shape, spans=True) with a network whose time=SpanTime()"
+)
+UNGUIDED = (
+    "expected no guidance with MeanSteps, as rules change velocities at a time and not their means, "
+    "got both; guide draws by a solver such as Midpoint(10)"
 )
 MeanVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -113,7 +117,22 @@ class MeanSteps:
         return z
 
 
-class MeanTransform(Bijection):
+@dataclass(frozen=True)
+class ByMeans:
+    """Draws by mean velocities, in place of a map's solver; another that is asked for later wins."""
+
+    velocity: MeanVelocity
+    steps: MeanSteps
+    event_ndim: int
+    solver: Any
+
+    def __call__(self, transform: Any) -> Any:
+        if transform.solver is not self.solver:
+            return transform
+        return MeanTransform(self.velocity, self.steps, self.event_ndim)
+
+
+class MeanTransform(Invertible):
     """From the base to data by mean velocities; the other way is not known."""
 
     def __init__(self, velocity: MeanVelocity, steps: MeanSteps, event_ndim: int):
@@ -125,6 +144,9 @@ class MeanTransform(Bijection):
 
     def _inverse(self, y: Tensor) -> Tensor:
         return self.steps(self.velocity, y, self.event_ndim)
+
+    def _call(self, x: Tensor) -> Tensor:
+        raise NotImplementedError(ONE_WAY)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError(ONE_WAY)
