@@ -36,7 +36,7 @@ class DenoisedPair(NamedTuple):
 class NoiseLevels(NamedTuple):
     r"""Which neighboring levels of noise a consistency loss compares.
 
-    NoiseLevels :math:`\varsigma_i = (\varsigma_0^{1/\rho} + \tfrac{i}{N} (\varsigma_N^{1/\rho} -
+    Levels :math:`\varsigma_i = (\varsigma_0^{1/\rho} + \tfrac{i}{N} (\varsigma_N^{1/\rho} -
     \varsigma_0^{1/\rho}))^\rho` of noise to signal; the later one of a pair is that next above a
     draw of :math:`\log \varsigma \sim N(m, s^2)`.
 
