@@ -303,7 +303,7 @@ def test_students_in_units_of_the_data_learn_as_in_those_of_the_base():
     """What stands in other units says what the distribution inside of it says of the rows there."""
     torch.manual_seed(0)
     x = 5.0 + 3.0 * torch.randn(40, 2)
-    inner = pg.Diffusion(pg.nn.TimeMLP(2, [8], embedding=8), (2,))
+    inner = pg.Diffusion(pg.nn.TimeMLP(2, [8], embedding=8), (2,), threshold=None)
     flow = pg.FlowMatching(pg.nn.TimeMLP(2, [8], time=pg.nn.SpanTime()), (2,), spans=True)
     o = pg.objectives
     cases = [

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import vonmises_fisher
@@ -44,8 +45,8 @@ class Wavy(nn.Module):
         return self.size * (u @ self.first + t.unsqueeze(-1)).sin() @ self.last / 12**0.5
 
 
-def wavy(manifold, solver=pg.flows.RungeKutta(8)):  # noqa: B008
-    net = Wavy(manifold.inputs, manifold.outputs)
+def wavy(manifold, solver=pg.flows.RungeKutta(6)):  # noqa: B008
+    net = Wavy(manifold.inputs, manifold.outputs, 0.4 if type(manifold) is Rotations else 0.7)
     return pg.RiemannianFlowMatching(net, manifold, solver=solver).double()
 
 
@@ -141,11 +142,13 @@ def quadrature(manifold):
         angle, far = torch.meshgrid(midpoints(32, 0, turn), midpoints(160, 0, 8), indexing="ij")
         u = far.sinh().unsqueeze(-1) * torch.stack((angle.cos(), angle.sin()), -1)
         return manifold.point(u).flatten(0, 1), (far.sinh() * turn / 32 * 8 / 160).flatten()
+    heights, shares = np.polynomial.legendre.leggauss(8)
     first, height, last = torch.meshgrid(
-        midpoints(10, 0, turn), midpoints(10, -1, 1), midpoints(10, 0, turn), indexing="ij"
+        midpoints(10, 0, turn), torch.as_tensor(heights), midpoints(10, 0, turn), indexing="ij"
     )
     x = turned(2, first) @ turned(1, height.acos()) @ turned(2, last)
-    return x.flatten(0, 2), torch.full((10**3,), 2 * turn**2 / 10**3, dtype=DOUBLE)
+    shares = torch.as_tensor(shares)[None, :, None].expand(10, 8, 10)
+    return x.flatten(0, 2), (turn / 10) ** 2 * shares.flatten()
 
 
 @pytest.mark.parametrize(
@@ -320,7 +323,7 @@ def cloud(types=None, dims=3, points=4):
     torch.manual_seed(0)
     net = pg.nn.EGNN(dims, width=8, layers=2, types=types)
     base = pg.CenteredNormal(points, dims)
-    solver = pg.flows.RungeKutta(8)
+    solver = pg.flows.RungeKutta(3)
     return pg.FlowMatching(net, (points, dims), base=base, solver=solver).double()
 
 

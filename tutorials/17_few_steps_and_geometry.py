@@ -64,10 +64,10 @@ def save(figure, name, dpi=90):
 images, labels = pg.datasets.load_digits(labels=True)
 x = images.train.flatten(1).float() / 8 - 1
 held_out = images.test.flatten(1).float() / 8 - 1
-judge = pg.evaluate.classifier_features(x, labels.train, steps=300)
-hidden = [192, 192, 192]
-diffusion = train(pg.Diffusion(TimeMLP(64, hidden), (64,)), x, Denoising(), steps=900)
-flow = train(pg.FlowMatching(TimeMLP(64, hidden), (64,)), x, Denoising(), steps=900)
+judge = pg.evaluate.classifier_features(x, labels.train, steps=200)
+hidden = [192, 192]
+diffusion = train(pg.Diffusion(TimeMLP(64, hidden), (64,)), x, Denoising(), steps=600)
+flow = train(pg.FlowMatching(TimeMLP(64, hidden), (64,)), x, Denoising(), steps=600)
 
 # %% [markdown]
 # ## Four ways to one call
@@ -83,11 +83,11 @@ flow = train(pg.FlowMatching(TimeMLP(64, hidden), (64,)), x, Denoising(), steps=
 
 # %%
 consistent = train(
-    copy.deepcopy(diffusion), x, Consistency(diffusion, levels=18), steps=500, lr=5e-4
+    copy.deepcopy(diffusion), x, Consistency(diffusion, levels=18), steps=300, lr=5e-4
 )
-straight = train(copy.deepcopy(flow), x, Reflow(flow, Midpoint(4)), steps=300, lr=5e-4)
+straight = train(copy.deepcopy(flow), x, Reflow(flow, Midpoint(4)), steps=150, lr=5e-4)
 spans = pg.FlowMatching(TimeMLP(64, hidden, time=SpanTime()), (64,), spans=True)
-mean = train(spans, x, MeanFlow(), steps=900)
+mean = train(spans, x, MeanFlow(), steps=600)
 
 drawn_by = {
     "diffusion": lambda calls: diffusion().using(DDIM(calls)),
@@ -144,9 +144,9 @@ scattered = sphere.onto(along + 0.05 * torch.randn(3000, 3))
 anywhere = sphere.draw(torch.Size([3000]), like)
 places = torch.where(torch.rand(3000, 1) < 0.1, anywhere, scattered)
 
-net = TimeMLP(sphere.inputs, [96, 96, 96], outputs=sphere.outputs)
+net = TimeMLP(sphere.inputs, [96, 96], outputs=sphere.outputs)
 globe = pg.RiemannianFlowMatching(net, sphere)
-train(globe, places[:2600], Denoising(), steps=1200, lr=4e-3)
+train(globe, places[:2600], Denoising(), steps=600, lr=4e-3)
 score = pg.log_likelihood(globe, places[2600:])
 print(f"held-out places: {score}")
 print(f"uniform: {-math.log(4 * math.pi):.3f}")
@@ -196,7 +196,7 @@ def squares(count):
 
 
 clouds = pg.FlowMatching(EGNN(2, width=24, layers=2), (4, 2), base=pg.CenteredNormal(4, 2))
-train(clouds, squares(1000), Denoising(), steps=300, lr=4e-3)
+train(clouds, squares(1000), Denoising(), steps=150, lr=4e-3)
 one = squares(1)
 turned = one[:, [2, 0, 3, 1]].flip(-1) + torch.tensor([5.0, -3.0])
 with torch.no_grad():
