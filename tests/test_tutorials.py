@@ -400,3 +400,24 @@ def test_serving(tmp_path):
     assert "the folder is the model: True" in text
     assert score(text, "held-out penguins:") > -20
     assert (tmp_path / "serving.png").exists()
+
+
+@pytest.mark.slow
+def test_few_steps_and_geometry(tmp_path):
+    text = run("17_few_steps_and_geometry.py", tmp_path)
+    names = ("diffusion   :", "flow        :", "consistency :", "reflow      :", "MeanFlow    :")
+    by_calls = {name.split()[0]: numbers(text, name) for name in names}
+    (real,) = numbers(text, "training digits:")
+    for teacher in ("diffusion", "flow"):
+        assert by_calls[teacher][0] > 3 * by_calls[teacher][-1]
+    assert by_calls["consistency"][0] < by_calls["diffusion"][0] / 2
+    for student in ("reflow", "MeanFlow"):
+        assert real < by_calls[student][0] < by_calls["flow"][0] / 2
+    assert score(text, "held-out places:") > score(text, "uniform:") + 0.3
+    assert "(exact" in next(line for line in text.splitlines() if "held-out places" in line)
+    off = next(line for line in text.splitlines() if line.startswith("draws off the sphere"))
+    assert float(off.split()[-1]) < 1e-5
+    assert numbers(text, "mass of the whole globe:")[0] == pytest.approx(1.0, abs=0.05)
+    before, after = numbers(text, "a square, and the same one mirrored, moved, numbered anew:")
+    assert before == pytest.approx(after, abs=0.05)
+    assert {"one_call", "globe", "squares"} <= {path.stem for path in tmp_path.glob("*.png")}

@@ -46,7 +46,9 @@ class Diffusion(DistributionModule):
     classifier-free guidance; ``impute`` draws missing entries by RePaint; ``gen(context).encode(x)``
     and ``decode(z)`` follow the probability-flow equation, of which :class:`ProbabilityFlow` is the
     density; :class:`DiffusionChain <probgen.models.diffusion_chain.DiffusionChain>` tells the same
-    model as a chain of latent sites.
+    model as a chain of latent sites. For draws of one to four calls distill it:
+    :class:`Consistency <probgen.objectives.Consistency>`, :class:`ProgressiveDistillation
+    <probgen.objectives.ProgressiveDistillation>`.
 
     Parameters
     ----------
