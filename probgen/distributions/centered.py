@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
+from probgen.core.missing import check_event, has_missing, values_are_known
 
 
 class CenteredPoints(BatchedDistribution):
@@ -28,6 +29,11 @@ class CenteredPoints(BatchedDistribution):
         :math:`\sigma`, 0-dim.
     shape : (int, int)
         N and D.
+
+    Raises
+    ------
+    ValueError
+        From ``log_prob``: if an entry is missing (NaN), or the rightmost dims of x are not N and D.
 
     References
     ----------
@@ -49,6 +55,12 @@ class CenteredPoints(BatchedDistribution):
         return constraints.independent(constraints.real, 2)
 
     def log_prob(self, x: Tensor) -> Tensor:
+        check_event(x, self.event_shape)
+        if values_are_known() and has_missing(x):
+            raise ValueError(
+                "expected complete points, got NaN (missing): the mean of points is not known "
+                "without all of them; leave such rows out, or fill them in first"
+            )
         count, dims = self.event_shape
         apart = (x - x.mean(-2, keepdim=True)) / self.scale
         constant = (count - 1) * dims * (0.5 * math.log(2 * math.pi) + self.scale.log())

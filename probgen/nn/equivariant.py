@@ -84,7 +84,7 @@ class EGNN(Recorded, nn.Module):
         count = 1 if types is None else max(types) + 1
         self.types = nn.Parameter(torch.randn(count, width))
         self.register_buffer("kinds", None if types is None else torch.tensor([*types]))
-        self.layers = nn.ModuleList(_Layer(width) for _ in range(layers))
+        self.layers = nn.ModuleList(_Layer(width, layer + 1 == layers) for layer in range(layers))
 
     @property
     def context_size(self) -> int:
@@ -118,14 +118,14 @@ class EGNN(Recorded, nn.Module):
 
 
 class _Layer(nn.Module):
-    """Messages between all points, which move them and change what is known of them."""
+    """Messages between all points, which move them and, but for the last, what is known of them."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, last: bool):
         super().__init__()
         self.message = MLP(2 * width + 1, [width], width, nn.SiLU)
         self.move = MLP(width, [width], 1, nn.SiLU)
-        self.gate = nn.Linear(width, 1)
-        self.change = MLP(2 * width, [width], width, nn.SiLU)
+        self.gate = None if last else nn.Linear(width, 1)
+        self.change = None if last else MLP(2 * width, [width], width, nn.SiLU)
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         count = x.shape[-2]
@@ -138,6 +138,8 @@ class _Layer(nn.Module):
         # the root has no slope at zero, where a point meets itself
         distance = (squared + 1e-8).sqrt()
         steps = others * apart / (distance + 1) * self.move(message)
+        place = x + steps.sum(-2) / (count - 1)
+        if self.gate is None or self.change is None:
+            return place, h
         heard = (others * self.gate(message).sigmoid() * message).sum(-2)
-        h = h + self.change(torch.cat((h, heard), -1))
-        return x + steps.sum(-2) / (count - 1), h
+        return place, h + self.change(torch.cat((h, heard), -1))
