@@ -42,7 +42,7 @@ class NoiseLevels(NamedTuple):
 
     Attributes
     ----------
-    count : int or Tensor
+    number : int or Tensor
         N.
     mean, std : float
         m and s.
@@ -50,7 +50,7 @@ class NoiseLevels(NamedTuple):
         :math:`\rho`.
     """
 
-    count: int | Tensor
+    number: int | Tensor
     mean: float
     std: float
     rho: float

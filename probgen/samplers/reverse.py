@@ -135,10 +135,11 @@ def renoised(
     >>> renoised(lambda z, t: z / 2, torch.ones(2), grid)
     tensor([0.5000, 0.5000])
     """
-    for here, there in grid.steps():
+    *steps, (last, end) = grid.steps()
+    for here, there in steps:
         x = denoise(z, here.time)
         z = there.alpha * x + there.sigma * noise(x, there.time)
-    return there.alpha * x
+    return end.alpha * denoise(z, last.time)
 
 
 def ddim(

@@ -35,7 +35,7 @@ def neighbors(
     )
     log_ratio = levels.mean + levels.std * math.sqrt(2) * torch.erfinv(2 * share - 1)
     place = ((log_ratio / levels.rho).exp() - first) / (last - first)
-    count = torch.as_tensor(levels.count, dtype=like.dtype, device=like.device)
+    count = torch.as_tensor(levels.number, dtype=like.dtype, device=like.device)
     index = torch.minimum((place * count).ceil().clamp(min=1), count)
     return (
         _time_at(schedule, index / count, first, last, levels.rho),

@@ -73,9 +73,10 @@ def velocity_pair(
     z = levels.data * x + levels.base * end
     v = levels.data_rate * x + levels.base_rate * end
     with sdpa_kernel(SDPBackend.MATH):  # no other attention knows forward derivatives
-        own, change = torch.func.jvp(
+        found: Any = torch.func.jvp(
             lambda z, t: velocity(t, s, z), (z, t), (v.expand_as(z), torch.ones_like(t))
         )
+    own, change = found
     span = (t - s).reshape(t.shape + (1,) * (z.ndim - t.ndim))
     return VelocityPair(own, (v - span * change).detach())
 
