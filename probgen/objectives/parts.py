@@ -191,8 +191,9 @@ def taught(objective: Any, contexts: list[Any], needs: type, wanted: str, instea
     Raises ``TypeError`` unless it satisfies the protocol ``needs``.
     """
     with torch.no_grad():
-        distribution = objective.teacher(*contexts)
-    if not isinstance(distribution, needs):
+        distribution: Any = objective.teacher(*contexts)
+    known: bool = isinstance(distribution, needs)
+    if not known:
         raise TypeError(
             f"{type(objective).__name__}: expected a teacher whose distribution is one {wanted}, "
             f"got {type(distribution).__name__}; pass a trained {instead}"

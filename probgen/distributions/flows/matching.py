@@ -338,16 +338,17 @@ class _Matched(NamedTuple):
 
 @drawn_by.register(MeanSteps)
 def _(sampler: MeanSteps, flow: Pushforward) -> Pushforward:
-    matching = getattr(flow, "matching", None)
-    if not isinstance(flow, MatchedFlow) or matching.mean_velocity is None:
+    velocity = flow.matching.mean_velocity if isinstance(flow, MatchedFlow) else None
+    if not isinstance(flow, MatchedFlow) or velocity is None:
         raise TypeError(NO_SPANS)
     if flow.rerouted is not None and not isinstance(flow.rerouted, ByMeans):
         raise ValueError(UNGUIDED)
     new = copy.copy(flow)
     new._drawn = None
     new.density_kind = worst(flow.density_kind, "approximate")
-    velocity = partial(matching.mean_velocity, flow.context)
-    new.rerouted = ByMeans(velocity, sampler, len(flow.event_shape), flow.transform.solver)
+    new.rerouted = ByMeans(
+        partial(velocity, flow.context), sampler, len(flow.event_shape), flow.transform.solver
+    )
     return new
 
 

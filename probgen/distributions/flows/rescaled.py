@@ -165,7 +165,7 @@ class Rescaled(BatchedDistribution):
 
         Raises ``TypeError`` if the base has none.
         """
-        loss = denoising_loss_of(self.base_dist)
+        loss: Any = denoising_loss_of(self.base_dist)
         return loss(self.units(x)) if end is None else loss(self.units(x), end)
 
     def denoised_pair(self, x: Tensor, other: Rescaled) -> DenoisedPair:
