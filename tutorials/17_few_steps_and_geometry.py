@@ -156,13 +156,13 @@ away = (pg.sample(globe, 500, seed=0).norm(dim=-1) - 1).abs().max()
 print(f"draws off the sphere by at most {away:.1e}")
 
 # %%
-longitude = torch.linspace(-math.pi, math.pi, 91)
-latitude = torch.linspace(-math.pi / 2, math.pi / 2, 46)
+longitude = torch.linspace(-math.pi, math.pi, 61)
+latitude = torch.linspace(-math.pi / 2, math.pi / 2, 31)
 lat, lon = torch.meshgrid(latitude, longitude, indexing="ij")
 grid = torch.stack((lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()), -1)
 with torch.no_grad():
     density = globe().log_prob(grid.flatten(0, 1)).view(lat.shape)
-area = lat.cos() * math.pi / 45 * math.pi / 45
+area = lat.cos() * (math.pi / 30) ** 2
 print(f"mass of the whole globe: {(density.exp() * area)[:, :-1].sum():.2f}")
 
 figure = plt.figure(figsize=(9, 4.6))
