@@ -420,4 +420,4 @@ def test_few_steps_and_geometry(tmp_path):
     assert numbers(text, "mass of the whole globe:")[0] == pytest.approx(1.0, abs=0.05)
     before, after = numbers(text, "a square, and the same one mirrored, moved, numbered anew:")
     assert before == pytest.approx(after, abs=0.05)
-    assert {"one_call", "globe", "squares"} <= {path.stem for path in tmp_path.glob("*.png")}
+    assert {"one_call", "globe"} <= {path.stem for path in tmp_path.glob("*.png")}

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Few steps, and geometry
 #
-# A diffusion or a flow calls its network dozens of times for a draw. Four objectives make one to
+# A diffusion or a flow calls its network dozens of times for a draw. Three objectives make one to
 # four calls enough, and this tutorial lets them compete on digits. Then flows leave flat space:
 # places on a globe, with a density that can be drawn on a map, and clouds of points whose density
-# does not care how they are turned. About half a minute on one core.
+# does not care how they are turned. About a minute on one core.
 
 # %%
 import argparse
@@ -70,7 +70,7 @@ diffusion = train(pg.Diffusion(TimeMLP(64, hidden), (64,)), x, Denoising(), step
 flow = train(pg.FlowMatching(TimeMLP(64, hidden), (64,)), x, Denoising(), steps=600)
 
 # %% [markdown]
-# ## Four ways to one call
+# ## Three ways to one call
 #
 # `Consistency(diffusion)` asks the network at two neighboring states of one path, which a step of
 # the teacher connects, and wants the same answer: then it says where the whole path ends. `Reflow`
@@ -204,11 +204,3 @@ turned = one[:, [2, 0, 3, 1]].flip(-1) + torch.tensor([5.0, -3.0])
 with torch.no_grad():
     before, after = clouds().log_prob(one).item(), clouds().log_prob(turned).item()
 print(f"a square, and the same one mirrored, moved, numbered anew: {before:.3f} {after:.3f}")
-
-draws = clouds().using(Midpoint(20)).sample((5,))
-figure, panels = plt.subplots(1, 5, figsize=(9, 2.0), sharex=True, sharey=True)
-for panel, points in zip(panels, draws, strict=True):
-    panel.scatter(*points.T, s=25)
-    panel.set(aspect="equal", xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=[], yticks=[])
-figure.suptitle("draws of the flow of squares", fontsize=11)
-save(figure, "squares.png")
