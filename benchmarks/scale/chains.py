@@ -11,9 +11,17 @@ measured. Three ratios of time in turn over time side by side:
 - even: by processor time, over the mean of the processes. It is what free cores would give with as
   many chains each, and the only one of the three that can be measured on a busy machine.
 
-Two processes on two cores that some ten other processes shared, ``--draws 1000 --pyro-draws 40``, wall /
-work: eight schools, Nutpie 1.08 / 1.84, PyroNUTS 0.71 / 1.27; logistic regression 0.75 / 1.29 and
-0.28 / 1.05. That tells of the neighbors more than of the chains: free cores are still to be measured.
+Two processes on two cores that were free, but for the machine's other users, wall / work:
+
+| model, sampler | 10,000 draws (PyroNUTS 20) | 2,000 draws (PyroNUTS 60) |
+|---|---|---|
+| eight schools, Nutpie | 2.02 / 1.98 | 1.70 / 1.63 |
+| eight schools, PyroNUTS | 1.85 / 1.82 | 1.79 / 1.77 |
+| logistic regression, Nutpie | 1.89 / 1.91 | 1.72 / 1.71 |
+| logistic regression, PyroNUTS | 1.64 / 1.66 | 1.60 / 1.59 |
+
+So four chains of ten seconds and more are 1.85 to 2 times faster; those of two or three seconds less,
+since chains are not of one length, and the last of them runs alone.
 
     python benchmarks/scale/chains.py                    # 2 processes
     python benchmarks/scale/chains.py --jobs 4 --draws 4000
