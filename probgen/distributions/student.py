@@ -146,7 +146,7 @@ def student_moments(
     constant = mixture.log_weights.double()
     flat = MixtureParameters(torch.zeros_like(constant), *mixture[1:])
     for step, (rows,), places in rows_of_patterns(x, flat):
-        assert isinstance(step, RowsOfPattern)
+        assert isinstance(step, RowsOfPattern) and isinstance(places, Tensor)
         for block, at in zip(rows.split(step.block), places.split(step.block), strict=True):
             known = None if labels is None else labels[at]
             values[at], parts = _expected(step, block, constant, df.double(), counts[at], known)

@@ -176,7 +176,8 @@ class BetaBinomial(_Conjugate):
         return torch.where(x.isnan(), 0.0, every - chosen).sum(-1)
 
     def predictive(self) -> dist.TorchDistribution:
-        return MissingAware(dist.BetaBinomial(*self.log_posterior.detach().exp(), self.trials), 1)
+        a, b = self.log_posterior.detach().exp()
+        return MissingAware(dist.BetaBinomial(a, b, total_count=self.trials), 1)
 
 
 class GammaPoisson(_Conjugate):
