@@ -54,6 +54,7 @@ UNKNOWN = {
     "Diffusion by denoising, given a context",
     "DiffusionChain given a context",
     "FlowMatching given a context",
+    "RiemannianFlowMatching on a torus given a context",
     "NonGaussianDiffusion, Gamma, given a context",
     "CategoricalDiffusion, absorbing, given a context",
     "DiffusionChain, Gamma",

@@ -10,6 +10,7 @@ from probgen.decisions import Clusters, NoCodes
 CLUSTERED = {  # families with one discrete latent for each row
     "enumerated story",
     *(f"GaussianMixture {kind}" for kind in ("Full", "Tied", "Diagonal", "Spherical")),
+    *(f"StudentTMixture {kind}" for kind in ("Full", "Tied", "Diagonal", "Spherical")),
     "BayesianGaussianMixture",
     "SemiSupervisedVAE",
     "SemiSupervisedVAE with a prior of labels",

@@ -35,9 +35,11 @@ ON_DEVICES = (
 )
 
 
-MEMBERS = [  # tensors that guides of Pyro's refer to cannot be exchanged for those of a stand-in
-    member for member in ZOO if member.name != "Program with an AutoGuide"
-]
+NOT_STOOD_IN = {
+    "Program with an AutoGuide",  # tensors that guides of Pyro's refer to cannot be exchanged
+    "FlowMatching of mean velocities",  # derivatives forward, of a stand-in, end the process in torch
+}
+MEMBERS = [member for member in ZOO if member.name not in NOT_STOOD_IN]
 
 
 @pytest.mark.table(quick=20)

@@ -55,7 +55,7 @@ class CellTransform(Bijection):
     """
 
     codomain = constraints.real
-    bounds = True  # moments have no closed form
+    affine = False  # moments have no closed form
 
     def __init__(
         self,

@@ -132,7 +132,7 @@ class ColumnTransform(Bijection):
     """
 
     codomain = constraints.real
-    bounds = True  # moments have no closed form
+    affine = False  # moments have no closed form
 
     def __init__(self, kind: Tensor, loc: Tensor, scale: Tensor, first: Tensor, second: Tensor):
         super().__init__()

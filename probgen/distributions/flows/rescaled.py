@@ -137,7 +137,8 @@ class Rescaled(BatchedDistribution):
         """Where the units are affine."""
         if not self.units.affine:
             raise NotImplementedError(
-                "the mean of a distribution in units that are not affine has no closed form; average samples"
+                "the mean of a distribution in units that are not affine has no closed form; average "
+                "samples"
             )
         return self.units.loc + self.units.scale * self.base_dist.mean
 
@@ -146,8 +147,8 @@ class Rescaled(BatchedDistribution):
         """Where the units are affine."""
         if not self.units.affine:
             raise NotImplementedError(
-                "the variance of a distribution in units that are not affine has no closed form; take that of "
-                "samples"
+                "the variance of a distribution in units that are not affine has no closed form; take "
+                "that of samples"
             )
         return self.units.scale.square() * self.base_dist.variance
 
