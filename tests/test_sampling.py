@@ -235,7 +235,9 @@ def with_others(rows):
 
 
 @pytest.mark.table(quick=19)
-@pytest.mark.parametrize("member", PAIRS, **NAMES)
+@pytest.mark.parametrize(  # draws of Dirichlet variables take as many random numbers as they need
+    "member", [m for m in PAIRS if m.name != "LatentDirichletAllocation"], **NAMES
+)
 def test_a_row_is_the_same_among_others(member):
     """With the draws of a seed, also where scores are estimates."""
     gen, x, context = made(member)

@@ -5,6 +5,7 @@ Looked for in all rows before anything is made of them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -313,7 +314,7 @@ def check_values(
         ...
     ValueError: expected y with values that are finite numbers, or NaN (missing), got inf in row 1; correct it, or ...
     """
-    base = _of_entries(support)
+    base = _of_all(_of_entries(support))
     ndim = max(0, x.ndim - 1)
     if any(bound.ndim > ndim for bound in _bounds(base)):
         return
@@ -402,6 +403,21 @@ def _of_entries(support: Any) -> Any:
             return type(support)(entries)
         else:
             return support
+
+
+def _of_all(support: Any) -> Any:
+    """With a number for a bound that is one number for all rows, spread over those of a run."""
+    spread = {
+        name: bound.flatten()[0]
+        for name, bound in vars(support).items()
+        if torch.is_tensor(bound) and bound.numel() and bound.ndim and not any(bound.stride())
+    }
+    if not spread:
+        return support
+    alike = copy.copy(support)
+    for name, bound in spread.items():
+        setattr(alike, name, bound)
+    return alike
 
 
 def _bounds(support: Constraint) -> list[Tensor]:
