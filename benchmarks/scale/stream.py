@@ -10,13 +10,14 @@ anything is what the data and the steps take. "memory" is the same fit on the fi
 Two cores that some twenty other processes shared, one thread; rates per second of processor time, peak
 beside that of a process that has imported everything and made two steps:
 
-========= ======= ================ =====================
-rows      GB      rows per second  peak
-========= ======= ================ =====================
-600,000   0.62    74,000           768 MiB (+283)
-1,500,000 1.54    78,000           764 MiB (+277)
-5,000,000 5.13    81,000           786 MiB (+305)
-========= ======= ================ =====================
+========== ======= ================ =====================
+rows       GB      rows per second  peak
+========== ======= ================ =====================
+600,000    0.62    74,000           768 MiB (+283)
+1,500,000  1.54    78,000           764 MiB (+277)
+5,000,000  5.13    81,000           786 MiB (+305)
+20,000,000 20.52   52,000           781 MiB (+362)
+========== ======= ================ =====================
 
 The window of 65,536 rows has 64 MiB.
 """
