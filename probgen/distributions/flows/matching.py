@@ -15,8 +15,10 @@ from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.contexts import known_rows
 from probgen.core.kinds import worst
 from probgen.core.missing import check_event
+from probgen.distributions.denoised import DenoisedPair
 from probgen.distributions.flows.complete import refuse_incomplete
 from probgen.distributions.flows.couplings import Coupling
 from probgen.distributions.flows.flow import Pushforward, drawn_by
@@ -264,6 +266,18 @@ class MatchedFlow(Pushforward):
         base.
         """
         return self._matched(x, end).loss
+
+    def denoised_pair(self, x: Tensor, other: MatchedFlow) -> DenoisedPair:
+        """The velocities of this flow and of another one along the same paths of rows x.
+
+        The loss is :meth:`denoising_loss`, with the same draws of the base.
+        """
+        matched = self._matched(x)
+        context = other.matching.shown()
+        velocity = other.matching.velocity(context, matched.t, matched.z)
+        ndim = self.predictor.context_ndim
+        known = known_rows(matched.context, ndim) & known_rows(context, ndim)
+        return DenoisedPair(matched.loss, matched.velocity, velocity, matched.t, known)
 
     def mean_velocity_pair(self, x: Tensor, spans: Callable[..., Any]) -> VelocityPair:
         """The mean velocity over random spans of time, and what it would have to be.
