@@ -8,12 +8,12 @@ is the peak of a process less what it had before the model was made. Time is tha
 one process, the waiting for others left out: neighbors on the machine disturb it least. Losses of the
 last step tell that all train the same, but for the noise.
 
-Measured with ``--steps 6 --rows 2000`` on two cores that some twenty other processes shared, 652,824
-parameters (2.49 MiB), ms of the processor / MiB into collectives / MiB sent by a ring / MiB of memory:
-one process 42 / 0 / 0 / 46; two, "ddp" 51 / 2.49 / 2.49 / 47, "sharded" 45 / 4.98 / 2.49 / 63; four,
-"ddp" 28 / 2.49 / 3.74 / 40, "sharded" 32 / 4.98 / 3.74 / 51. Times tell little there. At this size
-what shards save is less than what their bookkeeping takes. Losses of the last step: 492.44 by one,
-491.67 by two, 491.83 by four processes, whose noise is their own.
+Measured on two cores, another job beside, 652,824 parameters (2.49 MiB), ms of the processor / MiB into
+collectives / MiB sent by a ring / MiB of memory: one process 44.5 / 0 / 0 / 115; two, "ddp" 38.8 / 2.49 /
+2.49 / 116, "sharded" 58.5 / 4.98 / 2.49 / 122; four, "ddp" 42.2 / 2.49 / 3.74 / 116, "sharded" 43.3 / 4.98 /
+3.74 / 115. Of a step of 45 ms little is saved where processes are more than cores, and what shards save
+of so small a model is less than what their bookkeeping takes. Losses of the last step: 482.87 by one,
+483.13 by two, 482.93 by four processes, whose noise is their own.
 
     python benchmarks/scale/processes.py
     python benchmarks/scale/processes.py --processes 1 2 --width 64 --steps 4    # does it run
