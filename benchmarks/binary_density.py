@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from binary_mades import PUBLISHED
 from common import command_line
 from torch import Tensor
 
@@ -31,16 +32,6 @@ import probgen as pg
 from probgen.datasets import Splits
 from probgen.table import Flag
 
-PUBLISHED = {  # mean test negative log-likelihood in nats, as printed in the literature
-    "adult": {},
-    "connect4": {"NADE": 11.99},
-    "dna": {"EoNADE": 82.31, "HCLT": 79.34},
-    "ocr_letters": {"NADE": 27.22},
-    "nltcs": {"HCLT": 6.007},
-    "plants": {"HCLT": 14.31},
-    "jester": {"HCLT": 52.46},
-    "baudio": {"HCLT": 39.77},
-}
 TEST = 5000  # rows of what is made on the spot
 
 
