@@ -226,6 +226,10 @@ def test_the_density_of_a_prior_is_the_average_of_its_encodings(name: str) -> No
         each.append(component.log_prob(z))
     truth = torch.stack(each).logsumexp(0) - math.log(5)
     torch.testing.assert_close(prior().log_prob(z), truth)
+    with torch.no_grad():
+        torch.testing.assert_close(prior().log_prob(z), truth)
+        particles = torch.stack([z, z + 1])
+        assert torch.equal(prior().expand((4,)).log_prob(particles)[0], prior().log_prob(z))
     assert pg.density_kind(prior()) == "exact"
     prior().log_prob(z).sum().backward()
     assert all(p.grad is not None for p in prior.parameters() if p.requires_grad)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.conversion import complete_rows
 from probgen.core.module import DistributionModule
+from probgen.distributions.equal_normals import EqualNormals
 
 
 class ExemplarPrior(DistributionModule):
@@ -83,15 +83,13 @@ class ExemplarPrior(DistributionModule):
         self.log_scale = nn.Parameter(torch.tensor(float(scale)).log())
         self.register_buffer("exemplars", rows)
 
-    def forward(self, context: Tensor | None = None) -> dist.MixtureSameFamily:
+    def forward(self, context: Tensor | None = None) -> EqualNormals:
         rows = self.exemplars
         if self.training and self.training_exemplars is not None:
             chosen = torch.randperm(len(rows), device=rows.device)[: self.training_exemplars]
             rows = rows[chosen]
         centers = self.encoder(rows).mean
-        components = dist.Normal(centers, self.log_scale.exp()).to_event(1)
-        equal = dist.Categorical(logits=centers.new_zeros(len(rows)))
-        mixture = dist.MixtureSameFamily(equal, components)
+        mixture = EqualNormals(centers, self.log_scale.exp())
         if context is None:
             return mixture
         return mixture.expand(context.shape[: context.ndim - self.context_ndim])
