@@ -101,6 +101,7 @@ from probgen.models.autoregressive_flow import (
     AutoregressiveFlow,
 )
 from probgen.models.autoregressive_table import AutoregressiveTable
+from probgen.models.bayesian_gplvm import BayesianGPLVM
 from probgen.models.bayesian_hidden_markov import BayesianHiddenMarkovModel
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_network import BayesianNetwork
@@ -196,6 +197,7 @@ __all__ = [
     "AnomalyDetector",
     "AutoregressiveFlow",
     "AutoregressiveTable",
+    "BayesianGPLVM",
     "BayesianGaussianMixture",
     "BayesianHiddenMarkovModel",
     "BayesianNetwork",

@@ -11,6 +11,7 @@ from probgen.nn.encodings import Levels, OneHot
 from probgen.nn.equalized import Equalized, PixelNorm
 from probgen.nn.equivariant import EGNN
 from probgen.nn.invertible import CouplingNet
+from probgen.nn.kernels import LinearKernel, RBFKernel
 from probgen.nn.mlp import MLP
 from probgen.nn.progressive import Fade, ProgressiveCritic, ProgressiveGenerator
 from probgen.nn.quantizers import Codebook, FiniteScalarQuantizer
@@ -44,6 +45,7 @@ __all__ = [
     "GatedTransition",
     "Jitter",
     "Levels",
+    "LinearKernel",
     "ModulatedConvolution",
     "OneHot",
     "PixelNorm",
@@ -51,6 +53,7 @@ __all__ = [
     "PretrainedEncoder",
     "ProgressiveCritic",
     "ProgressiveGenerator",
+    "RBFKernel",
     "RandomAffine",
     "ResidualBlock",
     "SequenceEncoder",

@@ -118,6 +118,8 @@ GOOD = {
     "PyroNUTS": dict,
     # networks
     "MLP": lambda: {"inputs": 2, "hidden": (4,), "outputs": 3},
+    "RBFKernel": lambda: {"dims": 2, "lengthscale": 0.5, "scale": 2.0},
+    "LinearKernel": lambda: {"dims": 2, "scale": 2.0},
     "RNN": lambda: {"inputs": 2, "hidden": 4},
     "GatedTransition": lambda: {"latent": 2, "hidden": 4},
     "Combiner": lambda: {"latent": 2, "summary": 4},

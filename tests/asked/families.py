@@ -86,6 +86,7 @@ GOOD = {
         "priors": {"rates": pg.Fixed(dist.Gamma, 1, concentration=torch.ones(2), rate=1.0)},
     },
     "BayesianNetwork": lambda: {"conditionals": labels(), "parents": {"b": ("a",)}},
+    "BayesianGPLVM": lambda: {"dims": 2, "encoder": given(2, 1), "latents": 1, "inducing": 3},
     "BayesianPPCA": lambda: {"dims": 3, "factors": 1},
     "PPCA": lambda: {"dims": 3, "factors": 1},
     "FactorAnalysis": lambda: {"dims": 3, "factors": 1},

@@ -16,6 +16,7 @@ from probgen.core.module import Fixed, Independent, LatentVariableModel, data_pl
 from probgen.core.program import Program
 from probgen.distributions.covariance import Diagonal, Full, Spherical, Tied
 from probgen.models.autoregressive_flow import MAF
+from probgen.models.bayesian_gplvm import BayesianGPLVM
 from probgen.models.bayesian_mixture import BayesianGaussianMixture
 from probgen.models.bayesian_ppca import BayesianPPCA
 from probgen.models.conjugate import BetaBinomial, DirichletCategorical, GammaPoisson
@@ -262,6 +263,11 @@ FAMILIES = [
     Member("Quantized", lambda: Quantized(FactorAnalysis(4, factors=2)), levels(5, 4)),
     Member("BayesianGaussianMixture", lambda: BayesianGaussianMixture(3, 2), rows(2)),
     Member("BayesianPPCA", lambda: BayesianPPCA(4, factors=2), rows(4)),
+    Member(
+        "BayesianGPLVM",
+        lambda: BayesianGPLVM(4, heads.Gaussian(MLP(4, [8], 4)), latents=2, inducing=5),
+        rows(4),
+    ),
     Member("VAE", vae, rows(3)),
     Member("VAE of images", image_vae, levels(4, 1, 8, 8)),
     Member(
