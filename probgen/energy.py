@@ -1,12 +1,17 @@
-"""Parts of energy-based models: units of Boltzmann machines, and estimates of the log constant."""
+"""Parts of energy-based models: units of Boltzmann machines, estimates of the log constant, samplers."""
 
 from probgen.distributions.energy.visible import BernoulliUnits, CategoricalUnits, GaussianUnits
+from probgen.distributions.environments import AnyOrder, HyperGrid
 from probgen.infer.ais import LogZ, annealed_importance, reverse_annealing
+from probgen.models.gflownet import GFlowNet
 
 __all__ = [
+    "AnyOrder",
     "BernoulliUnits",
     "CategoricalUnits",
+    "GFlowNet",
     "GaussianUnits",
+    "HyperGrid",
     "LogZ",
     "annealed_importance",
     "reverse_annealing",

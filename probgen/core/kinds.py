@@ -160,7 +160,7 @@ def visits_one(reading: Reading, plate: str) -> bool:
         for n, s in density_sites(reading.guide).items()
         if n in model and not is_summed(model[n])
     }
-    discrete = [name for name in drawn if model[name]["fn"].support.is_discrete]
+    discrete = [name for name in drawn if _chosen(drawn[name], model[name])]
     if not discrete or not values_are_known():
         return False
     inside = [name for name in discrete if in_plate(drawn[name], plate)]
@@ -169,6 +169,13 @@ def visits_one(reading: Reading, plate: str) -> bool:
     return any(
         bool(((q > -SELDOM) & (p < -SELDOM)).any()) for q, p in zip(log_q, log_p, strict=True)
     )
+
+
+def _chosen(drawn: Site, site: Site) -> bool:
+    """Whether a site is discrete, and its guide may leave out values that explain the row."""
+    visits_all: bool = getattr(drawn["fn"], "visits_all", False)
+    discrete: bool = site["fn"].support.is_discrete
+    return discrete and not visits_all
 
 
 def _log_prob(sites: Sites, names: Iterable[str], plate: str) -> Tensor:

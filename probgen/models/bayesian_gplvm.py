@@ -202,7 +202,7 @@ class BayesianGPLVM(LatentVariableModel):
         q(u) the best one for these (:meth:`regress`).
         """
         (x,) = as_rows(self, x)
-        check_columns(x)
+        check_columns(x, constant=True)
         put(self.mean, x.nanmean(0))
         variance = (x - self.mean).square().nanmean()
         put(self.log_noise, (variance / 2).clamp(min=1e-6).log())

@@ -55,6 +55,7 @@ from probgen.objectives.score_matching import (
 )
 from probgen.objectives.selective_diversity import ContextSpread, SelectiveDiversity
 from probgen.objectives.total_correlation import TotalCorrelation
+from probgen.objectives.trajectory_balance import TrajectoryBalance
 from probgen.objectives.wake_sleep import WakeSleep
 
 __all__ = [
@@ -110,6 +111,7 @@ __all__ = [
     "SlicedWasserstein",
     "SoftTargets",
     "TotalCorrelation",
+    "TrajectoryBalance",
     "WakeSleep",
     "Wasserstein",
     "cyclical",

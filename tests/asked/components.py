@@ -209,6 +209,7 @@ GOOD = {
     "SelectiveDiversity": lambda: {"spread": lambda context: context[:, 0]},
     "FactorVAE": lambda: {"discriminator": critic()},
     "MatchedLatents": lambda: {"matcher": pg.objectives.MMD()},
+    "TrajectoryBalance": lambda: {"log_reward": lambda x: x.sum(-1)},
     "NoiseContrastive": lambda: {"noise": normal()},
     "ContrastiveDivergence": dict,
     "Denoising": dict,

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from probgen.core.module import standard_normal
 from probgen.distributions.energy.visible import BernoulliUnits, CategoricalUnits, GaussianUnits
+from probgen.distributions.environments import AnyOrder, HyperGrid
 from probgen.models.deep_boltzmann import DeepBoltzmannMachine
 from probgen.models.energy import EnergyBasedModel
+from probgen.models.gflownet import GFlowNet
 from probgen.models.joint_energy import JointEnergyModel
 from probgen.models.normalized import Normalized
 from probgen.models.rbm import RBM
@@ -24,6 +26,7 @@ from probgen.objectives.score_matching import (
     ScoreMatching,
     SlicedScoreMatching,
 )
+from probgen.objectives.trajectory_balance import TrajectoryBalance
 from probgen.samplers.hmc import HMC, MALA
 from zoo.member import Member, levels, rows
 
@@ -74,6 +77,12 @@ def labeled() -> tuple:
 def buffered() -> ContrastiveDivergence:
     """A replay buffer, and a price of large energies."""
     return ContrastiveDivergence(2, chains=4, pool=8, restart=0.1, penalty=0.1)
+
+
+def flow_network(environment: AnyOrder | HyperGrid, backward: bool = False) -> GFlowNet:
+    """A policy, and one back where that is learned."""
+    nets = [MLP(environment.inputs, [8], environment.actions) for _ in range(1 + backward)]
+    return GFlowNet(environment, *nets)
 
 
 BOLTZMANN = [
@@ -150,4 +159,13 @@ NETWORKS = [
         "JointEnergyModel", classifier, labeled, lambda: Hybrid(ContrastiveDivergence(2, chains=5))
     ),
 ]
-ENERGY: list[Member] = [*BOLTZMANN, *NETWORKS]
+FLOW_NETWORKS = [
+    Member("GFlowNet", lambda: flow_network(HyperGrid(2, levels=3)), levels(3, 2)),
+    Member(
+        "GFlowNet of bits, by trajectory balance",
+        lambda: flow_network(AnyOrder(2, 2), backward=True),
+        levels(2, 2, 2),
+        lambda: TrajectoryBalance(RBM(BernoulliUnits(2, 2), 3, scale=1.0, limit=1), draws=5),
+    ),
+]
+ENERGY: list[Member] = [*BOLTZMANN, *NETWORKS, *FLOW_NETWORKS]
