@@ -98,6 +98,8 @@ CODED = {
     "MADE",
     "MADE given a context",
     "MADE over orders",
+    "GFlowNet",
+    "GFlowNet of bits, by trajectory balance",
     "NADE",
     "NADE of labels",
     "EoNADE",

@@ -331,6 +331,7 @@ NEEDING = {
     "Renyi": lambda: pg.objectives.Renyi(0.5, 4),
     "SoftTargets": lambda: pg.objectives.SoftTargets(gaussian()),
     "TotalCorrelation": lambda: pg.objectives.TotalCorrelation(4),
+    "TrajectoryBalance": None,  # it draws what it needs
     "WakeSleep": lambda: pg.objectives.WakeSleep(4),
 }
 

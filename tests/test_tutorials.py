@@ -366,7 +366,9 @@ def test_classics(tmp_path):
     assert numbers(text, "bars found: ")[0] == 10
     two, ten = (numbers(text, f"{k} topics: perplexity ")[0] for k in (" 2", "10"))
     assert ten < two - 3 and "unbiased" in text and "bound" in text
-    pictures = {"update", "outliers", "unmixed", "copula", "topics"}
+    plane, curved = (numbers(text, f"{name}: nearest") for name in ("PPCA", "BayesianGPLVM"))
+    assert curved[0] > plane[0] + 15 and curved[1] > plane[1] + 5
+    pictures = {"update", "outliers", "unmixed", "copula", "topics", "map"}
     assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
 
 
