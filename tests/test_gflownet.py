@@ -13,7 +13,7 @@ from toys import Global
 import probgen as pg
 from probgen.distributions.energy.visible import BernoulliUnits
 from probgen.distributions.environments import AnyOrder, HyperGrid
-from probgen.distributions.trajectories import BackwardTrajectories, Trajectories
+from probgen.distributions.trajectories import BackwardTrajectories, ForwardTrajectories
 from probgen.heads import Bernoulli
 from probgen.models.gflownet import GFlowNet
 from probgen.models.made import MADE
@@ -54,7 +54,7 @@ def enumerated(gen):
     """Probabilities of all objects: of all sequences that build them, together."""
     tau = sequences(gen.environment)
     with torch.no_grad():
-        log_p = Trajectories(gen.environment, gen.net, gen.nothing).log_prob(tau)
+        log_p = ForwardTrajectories(gen.environment, gen.net, gen.nothing).log_prob(tau)
         built = gen.build(tau).value
     same = (built[:, None] == objects(gen.environment)).flatten(2).all(-1)
     return torch.where(same, log_p[:, None].exp(), 0.0).sum(0)
@@ -65,7 +65,7 @@ def test_probabilities_of_trajectories_sum_to_one_forwards_and_backwards(name):
     environment = ENVIRONMENTS[name]
     gen = made(environment, backward=True)
     tau = sequences(environment)
-    log_p = Trajectories(environment, gen.net, gen.nothing).log_prob(tau)
+    log_p = ForwardTrajectories(environment, gen.net, gen.nothing).log_prob(tau)
     assert log_p.exp().sum().item() == pytest.approx(1)
     for policy in (gen.backward_net, None):
         for x in objects(environment):
@@ -145,9 +145,9 @@ def test_of_an_exact_family_the_error_is_that_of_its_log_density():
 def test_the_expected_gradient_is_that_of_the_reverse_divergence():
     gen = made(HyperGrid(2, levels=3), backward=True)
     tau = sequences(gen.environment)
-    possible = Trajectories(gen.environment, gen.net, gen.nothing).log_prob(tau).isfinite()
+    possible = ForwardTrajectories(gen.environment, gen.net, gen.nothing).log_prob(tau).isfinite()
     tau = tau[possible]
-    log_p = Trajectories(gen.environment, gen.net, gen.nothing).log_prob(tau)
+    log_p = ForwardTrajectories(gen.environment, gen.net, gen.nothing).log_prob(tau)
     x = gen.build(tau).value
     target = -x.sum(-1) + gen.encode(x).log_prob(tau)
     divergence = (log_p.exp() * (log_p - target)).sum()

@@ -27,7 +27,7 @@ def actions_of(environment: Environment) -> constraints.Constraint:
     return constraints.independent(constraints.integer_interval(0, environment.actions - 1), 1)
 
 
-class Trajectories(BatchedDistribution):
+class ForwardTrajectories(BatchedDistribution):
     r"""Actions of a policy, each given those before.
 
     .. math:: P_F(\tau) = \prod_{t=1}^T P_F(a_t \mid s_{t-1}), \qquad s_0 = 0, \quad s_t = s_{t-1} +
@@ -91,7 +91,7 @@ class BackwardTrajectories(BatchedDistribution):
     environment : Environment
         Which actions may have been the last.
     policy : callable, optional
-        Logits of the last action, as of :class:`Trajectories`; default: all alike.
+        Logits of the last action, as of :class:`ForwardTrajectories`; default: all alike.
     counts : Tensor
         The complete states of the objects, ``(*batch, A)``.
     """

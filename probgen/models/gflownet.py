@@ -12,7 +12,7 @@ from probgen.core.contexts import WITHOUT, received
 from probgen.core.missing import fill_missing
 from probgen.core.module import LatentVariableModel, data_plate
 from probgen.distributions.environments import Environment
-from probgen.distributions.trajectories import BackwardTrajectories, Determined, Trajectories
+from probgen.distributions.trajectories import BackwardTrajectories, Determined, ForwardTrajectories
 
 
 class GFlowNet(LatentVariableModel):
@@ -79,7 +79,7 @@ class GFlowNet(LatentVariableModel):
         received(self, context)
         with data_plate(x, context):
             actions = pyro.sample(
-                "trajectory", Trajectories(self.environment, self.net, self.nothing)
+                "trajectory", ForwardTrajectories(self.environment, self.net, self.nothing)
             )
             return pyro.sample("x", self.build(actions), obs=x)
 
