@@ -99,7 +99,6 @@ CODED = {
     "MADE given a context",
     "MADE over orders",
     "GFlowNet",
-    "GFlowNet of bits, by trajectory balance",
     "NADE",
     "NADE of labels",
     "EoNADE",
