@@ -390,7 +390,7 @@ def gflownet(seed: int, _: argparse.Namespace) -> Iterator[Row]:
         share = place.bincount(minlength=4096) / len(place)
         return float((share - truth).abs().sum()), float((share[modes] > 0).sum())
 
-    gen = pg.energy.GFlowNet(grid, MLP(grid.inputs, [256, 256], grid.actions))
+    gen = pg.GFlowNet(grid, MLP(grid.inputs, [256, 256], grid.actions))
     objective = pg.objectives.TrajectoryBalance(grid_reward, draws)
     options = {"steps": steps, "optimizer": pg.train.adam(1e-3), "seed": seed, **QUIET}
     _, seconds = clocked(lambda: pg.fit(gen, None, objective, **options))
@@ -410,12 +410,12 @@ def gflownet(seed: int, _: argparse.Namespace) -> Iterator[Row]:
     if find_spec("gfn") is not None:
         (peer, found), seconds = clocked(lambda: by_torchgfn(draws, steps))
         yield "error of log Z: torchgfn", found - log_z.item(), seconds
-        distance = (reached(pg.energy.GFlowNet(grid, peer)) - truth).abs().sum()
+        distance = (reached(pg.GFlowNet(grid, peer)) - truth).abs().sum()
         yield "L1: torchgfn", float(distance), seconds
 
 
 @torch.no_grad()
-def reached(gen: pg.energy.GFlowNet) -> Tensor:
+def reached(gen: pg.GFlowNet) -> Tensor:
     """Probabilities of all points of a grid, ``(8^4,)``: what flows to each, step after step."""
     points = torch.cartesian_prod(*[torch.arange(8.0)] * 4)
     counts = torch.cat([points, torch.zeros(len(points), 1)], -1)

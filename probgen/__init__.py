@@ -129,6 +129,7 @@ from probgen.models.factor_analysis import PPCA, FactorAnalysis
 from probgen.models.factorized import Factorized
 from probgen.models.flow_matching import FlowMatching
 from probgen.models.gan import GAN
+from probgen.models.gflownet import GFlowNet
 from probgen.models.glow import Glow
 from probgen.models.hidden_chow_liu import HiddenChowLiu
 from probgen.models.hidden_markov import HiddenMarkovModel
@@ -237,6 +238,7 @@ __all__ = [
     "FitWarning",
     "Fixed",
     "FlowMatching",
+    "GFlowNet",
     "GammaPoisson",
     "GaussianMixture",
     "Gaussianized",

@@ -3,13 +3,11 @@
 from probgen.distributions.energy.visible import BernoulliUnits, CategoricalUnits, GaussianUnits
 from probgen.distributions.environments import AnyOrder, HyperGrid
 from probgen.infer.ais import LogZ, annealed_importance, reverse_annealing
-from probgen.models.gflownet import GFlowNet
 
 __all__ = [
     "AnyOrder",
     "BernoulliUnits",
     "CategoricalUnits",
-    "GFlowNet",
     "GaussianUnits",
     "HyperGrid",
     "LogZ",

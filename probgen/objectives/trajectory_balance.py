@@ -29,7 +29,7 @@ class TrajectoryBalance(Objective):
         \mid x_n)\Big)^2
 
     At zero, p(x) = R(x) / Z. The model draws :math:`(x, \tau)`, and :math:`\tau` are its latent
-    variables: the trajectory of a :class:`GFlowNet <probgen.energy.GFlowNet>`, with its forward and
+    variables: the trajectory of a :class:`GFlowNet <probgen.GFlowNet>`, with its forward and
     backward policies p and q, or nothing at all. Any family of discrete variables with an exact
     density is a sampler, for instance :class:`MADE <probgen.MADE>`: objects are then built in a
     fixed order, and the one way to each has q = 1. No gradient passes through draws or the reward.
