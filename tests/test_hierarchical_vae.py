@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 import probgen as pg
 from probgen.heads import Bernoulli, Gaussian
-from probgen.latents import ExemplarPrior, Level, VampPrior, precision_weighted
+from probgen.latents import ExemplarPrior, Level, VampPrior, precision_weighted, relative_mean
 from probgen.nn import MLP, ConvDecoder
 from probgen.objectives import ELBO, linear_warmup
 
@@ -159,7 +159,21 @@ def test_free_bits_for_a_site_that_is_not_there_are_refused() -> None:
         ELBO(free_bits={"z3": 0.1})(gen.model, gen.guide)(torch.zeros(2, 1))
 
 
-@pytest.mark.parametrize("combine", [None, precision_weighted], ids=["beside", "ladder"])
+def test_a_wide_posterior_beside_a_narrow_prior_stays_wide_where_its_mean_alone_is_relative() -> (
+    None
+):
+    prior = dist.Normal(torch.tensor([1.0]), 0.01).to_event(1)
+    evidence = dist.Normal(torch.tensor([2.0]), 0.5).to_event(1)
+    torch.manual_seed(0)
+    draws = relative_mean(prior, evidence).sample((20_000,))
+    assert abs(draws.mean().item() - 3.0) < 4 * 0.5 / math.sqrt(20_000)
+    assert abs(draws.std().item() - 0.5) < 0.02
+    assert precision_weighted(prior, evidence).stddev.item() < 0.01
+
+
+@pytest.mark.parametrize(
+    "combine", [None, precision_weighted, relative_mean], ids=["beside", "ladder", "relative"]
+)
 def test_latents_reach_the_state_below_undamped(combine) -> None:
     """A slope of 0.05, as of untrained layers alone, is not worth a latent's price."""
     torch.manual_seed(0)

@@ -45,7 +45,7 @@ class Level(Recorded, nn.Module):
     combine : callable, optional
         ``combine(prior, evidence)`` makes the posterior of the prior's distribution at this level
         and what ``posterior`` gives for the features alone: :func:`precision_weighted` is the
-        ladder VAE.
+        ladder VAE, :func:`relative_mean` keeps its scale apart.
     """
 
     def __init__(
@@ -255,6 +255,27 @@ def precision_weighted(prior: Any, evidence: Any) -> dist.TorchDistribution:
     weighted = prior.mean / prior.variance + evidence.mean / evidence.variance
     combined = dist.Normal(weighted / precision, precision.rsqrt())
     return combined.to_event(len(evidence.event_shape))
+
+
+def relative_mean(prior: Any, evidence: Any) -> dist.TorchDistribution:
+    r"""A normal posterior whose mean is told relative to the prior's, with a scale of its own.
+
+    .. math:: q = \mathcal N\left( \mu_p + \mu_e,\ \sigma_e^2 \right)
+
+    Unlike in :func:`precision_weighted` the scale of the posterior is not bound to that of the
+    prior, which training may else make so narrow that nothing from below is heard.
+
+    Distributions of events ``(*event)`` of independent normal entries, batch shapes that broadcast.
+    Means as in Vahdat, Kautz (2020), NVAE, https://arxiv.org/abs/2007.03898, section 3.2
+
+    >>> import torch
+    >>> prior = dist.Normal(torch.ones(1), 3.0).to_event(1)
+    >>> posterior = relative_mean(prior, dist.Normal(torch.full([1], 2.0), 0.5).to_event(1))
+    >>> posterior.mean, posterior.stddev
+    (tensor([3.]), tensor([0.5000]))
+    """
+    moved = dist.Normal(prior.mean + evidence.mean, evidence.stddev)
+    return moved.to_event(len(evidence.event_shape))
 
 
 def _prior(level: Level, state: Tensor | None, context: Tensor | None) -> Any:

@@ -180,6 +180,7 @@ EXEMPT = {
     "observe": "called in programs, at every step, with rows",
     "penalty": "called in programs, at every step, with tensors",
     "precision_weighted": "called in programs, at every step, with distributions",
+    "relative_mean": "called in programs, at every step, with distributions",
     "straight_through": "called in programs, at every step, with distributions",
     "data_plate": "called in programs, at every step, with rows",
     "density_kind": "asks any object",
