@@ -11,12 +11,17 @@ from torch.nn.functional import conv2d, gelu, group_norm, layer_norm, linear, si
 
 from probgen.nn.conditioning import Conditioning, FourierTime
 from probgen.nn.dit import DiT, ModulatedBlock
+from probgen.nn.encodings import FourierFeatures
 from probgen.nn.time import TimeMLP
 from probgen.nn.transformer import Attention, CausalAttention
 from probgen.nn.unet import Mixing, Residual, UNet
 
 NETWORKS = {
     "TimeMLP": (lambda **o: TimeMLP(6, [8, 8, 5], **o), (6,)),
+    "TimeMLP of waves": (
+        lambda **o: TimeMLP(6, [8, 8], encoding=FourierFeatures(6, 4, 0.5), **o),
+        (6,),
+    ),
     "UNet": (lambda **o: UNet((2, 8, 8), width=8, multipliers=(1, 2), **o), (2, 8, 8)),
     "UNet of odd size": (
         lambda **o: UNet((1, 7, 5), width=8, multipliers=(1, 1, 2), blocks=2, **o),
@@ -132,6 +137,19 @@ def test_time_is_seen_through_cosines_and_sines_of_frequencies_in_equal_ratios()
     torch.testing.assert_close(
         FourierTime(4, 0.5, 4.0)(t), torch.cat((angles.cos(), angles.sin()), -1)
     )
+
+
+def test_products_of_waves_are_a_normal_kernel():
+    """Bochner: the mean of cos w(x - y) over normal w is the density's characteristic function."""
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 30, 3)
+    features = FourierFeatures(3, count=20_000, scale=0.8)
+    waves = [features(each)[:, 3:] for each in (x, y)]
+    kernel = (-0.5 * (0.8 * (x - y)).square().sum(-1)).exp()
+    torch.testing.assert_close((waves[0] * waves[1]).sum(-1) / 20_000, kernel, atol=0.03, rtol=0)
+    torch.testing.assert_close(features(x)[:, :3], x)
+    with pytest.raises(ValueError, match=r"expected x of shape \(\*batch, 3\), got \(5, 2\)"):
+        features(torch.zeros(5, 2))
 
 
 def test_conditioning_is_its_formula():

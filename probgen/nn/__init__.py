@@ -7,7 +7,7 @@ from probgen.nn.context_sequence import Pooled
 from probgen.nn.conv import ConvDecoder, ConvEncoder, ResidualBlock
 from probgen.nn.dcgan import DCGANCritic, DCGANGenerator
 from probgen.nn.dit import DiT
-from probgen.nn.encodings import Levels, OneHot
+from probgen.nn.encodings import FourierFeatures, Levels, OneHot
 from probgen.nn.equalized import Equalized, PixelNorm
 from probgen.nn.equivariant import EGNN
 from probgen.nn.invertible import CouplingNet
@@ -42,6 +42,7 @@ __all__ = [
     "Equalized",
     "Fade",
     "FiniteScalarQuantizer",
+    "FourierFeatures",
     "GatedTransition",
     "Jitter",
     "Levels",

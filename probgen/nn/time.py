@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -43,6 +44,9 @@ class TimeMLP(Recorded, nn.Module):
         Features of the time; default: :class:`FourierTime <probgen.nn.conditioning.FourierTime>`.
     dropout : float
         Probability with which hidden units are dropped in training.
+    encoding : nn.Module, optional
+        What the first layer sees of x, ``(*batch, D) -> (*batch, F)``; default: x itself.
+        :class:`FourierFeatures <probgen.nn.encodings.FourierFeatures>` for densities with fine detail.
 
     Raises
     ------
@@ -68,11 +72,12 @@ class TimeMLP(Recorded, nn.Module):
         embedding: int = 64,
         time: nn.Module | None = None,
         dropout: float = 0.0,
+        encoding: nn.Module | None = None,
     ):
         checks.at_least(1, dims=dims, embedding=embedding, **checks.given(outputs=outputs))
         checks.sizes(hidden=hidden)
         check_context_argument(context)
-        checks.network(**checks.given(time=time))
+        checks.network(**checks.given(time=time, encoding=encoding))
         checks.within("[0, 1)", dropout=dropout)
         super().__init__()
         if not hidden:
@@ -82,7 +87,9 @@ class TimeMLP(Recorded, nn.Module):
             )
         self.dims = dims
         self.conditioning = Conditioning(embedding, context, time)
-        self.first = nn.Linear(dims, hidden[0])
+        self.encoding = nn.Identity() if encoding is None else encoding
+        seen = self.encoding(torch.zeros(1, dims)).shape[-1]
+        self.first = nn.Linear(seen, hidden[0])
         sizes = list(itertools.pairwise((hidden[0], *hidden)))
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in sizes)
         self.norms = nn.ModuleList(nn.LayerNorm(before) for before, _ in sizes)
@@ -106,7 +113,7 @@ class TimeMLP(Recorded, nn.Module):
         check_input(x, (self.dims,), "TimeMLP")
         widths = [width for layer in self.layers for width in (layer.out_features,) * 2]
         parts = self.modulations(self.conditioning(t, context)).split(widths, -1)
-        h = self.first(x)
+        h = self.first(self.encoding(x))
         for layer, norm, scale, shift in zip(
             self.layers, self.norms, parts[::2], parts[1::2], strict=True
         ):

@@ -128,6 +128,7 @@ GOOD = {
     "EGNN": lambda: {"dims": 2, "width": 4, "layers": 1},
     "TimeMLP": lambda: {"dims": 2, "hidden": (4,)},
     "Tokens": lambda: {"levels": 3, "width": 4},
+    "FourierFeatures": lambda: {"dims": 2, "count": 4},
     "Levels": lambda: {"levels": 3},
     "OneHot": lambda: {"levels": 3},
     "SideBySide": lambda: {"net": pg.nn.MLP(4, [4], 2)},
