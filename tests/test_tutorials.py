@@ -360,6 +360,8 @@ def test_classics(tmp_path):
     assert "variant" in text or "probability[first]" in text
     assert numbers(text, "StudentTMixture  means off by ")[0] < 0.4
     assert numbers(text, "GaussianMixture  means off by ")[0] > 0.5
+    assert numbers(text, "clusters of the partition to show: ")[0] == 4 and "r_hat" in text
+    assert numbers(text, "P(four or five clusters) = ")[0] > 0.5
     assert min(numbers(text, "correlations of what was found with the truth: tensor([")) > 0.95
     copula, normal = (numbers(text, name)[0] for name in ("Copula  ", "normal distribution  "))
     assert copula > normal + 0.3 and "exact 0." in text
@@ -368,7 +370,7 @@ def test_classics(tmp_path):
     assert ten < two - 3 and "unbiased" in text and "bound" in text
     plane, curved = (numbers(text, f"{name}: nearest") for name in ("PPCA", "BayesianGPLVM"))
     assert curved[0] > plane[0] + 15 and curved[1] > plane[1] + 5
-    pictures = {"update", "outliers", "unmixed", "copula", "topics", "map"}
+    pictures = {"update", "outliers", "clusters", "unmixed", "copula", "topics", "map"}
     assert pictures <= {path.stem for path in tmp_path.glob("*.png")}
 
 

@@ -2,9 +2,10 @@
 # # Classics: from a coin to topics
 #
 # The models that a first course starts with, each exact or nearly so: a prior that is updated by
-# counting, clusters that outliers do not move, signals that are unmixed, margins that keep their
-# shape, topics of documents, and a map of images. All of them are generative models like every other
-# in this library: `sample`, `log_likelihood`, `to_arviz` work on each. A minute on one core.
+# counting, clusters that outliers do not move and whose number is not given, signals that are unmixed,
+# margins that keep their shape, topics of documents, and a map of images. All of them are generative
+# models like every other in this library: `sample`, `log_likelihood`, `to_arviz` work on each. A minute
+# on one core.
 
 # %%
 import argparse
@@ -114,6 +115,43 @@ for axis, (name, mixture) in zip(axes, mixtures.items(), strict=True):
     axis.set(title=name, xlim=(-20, 20), ylim=(-15, 15))
 save(figure, "outliers.png")
 print("degrees of freedom:", mixtures["StudentTMixture"].df)
+
+# %% [markdown]
+# ## How many clusters?
+#
+# A Dirichlet-process mixture has no fixed number of them: its posterior is over partitions of the
+# rows, and tells the number with its uncertainty. Means and covariances are integrated out, so that a
+# sweep of Gibbs sampling only moves rows between clusters, or into one of their own. One chain starts
+# with all rows together, the other with each alone: that they meet is what R-hat looks at.
+
+# %%
+middles = torch.tensor([[0.0, 0.0], [5.0, 0.0], [2.5, 4.5], [8.0, 4.0]])
+grouped = middles[torch.arange(100) % 4] + torch.randn(100, 2)
+partitions = pg.dirichlet_process_mixture(grouped, concentration=0.2, draws=300, tune=50, seed=0)
+print(partitions)
+trace = az.convert_to_dataset(partitions.values)
+print(az.summary(trace, var_names=["clusters", "largest_share"]).to_string())
+one = partitions.partition()
+print("clusters of the partition to show:", len(one.unique()))
+counts = partitions.clusters.flatten().bincount()
+print("P(four or five clusters) =", f"{(counts[4:6].sum() / counts.sum()).item():.2f}")
+order = one.argsort(stable=True)
+figure, axes = plt.subplots(1, 3, figsize=(11, 3.2))
+axes[0].scatter(*grouped.mT, s=12, c=one, cmap="tab10", vmax=9)
+axes[0].set_title("one partition to show", fontsize=10)
+axes[1].imshow(partitions.similarity()[order][:, order], cmap="gray_r", vmin=0, vmax=1)
+axes[1].set_title("P(two rows are in one cluster)", fontsize=10)
+for chain in partitions.clusters:
+    axes[2].plot(chain, lw=0.8)
+axes[2].set_title("number of clusters, two chains", fontsize=10)
+axes[2].set_xlabel("sweep")
+save(figure, "clusters.png")
+
+# %% [markdown]
+# The partition has the four. Draws have more, as a row or two open a cluster of their own for some
+# sweeps: a Dirichlet process says too many, the more so the larger its concentration (Miller, Harrison
+# 2013, A simple example of Dirichlet process mixture inconsistency for the number of components). Who
+# is with whom is a better question to it than how many there are.
 
 # %% [markdown]
 # ## Signals that were mixed
