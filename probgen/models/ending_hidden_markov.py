@@ -15,7 +15,7 @@ from probgen.core.ragged import Ragged, ragged
 from probgen.distributions.criteria import aic, bic
 from probgen.distributions.sequences.ending_markov import EndingMarkov
 from probgen.distributions.sequences.ends import over_steps
-from probgen.distributions.sequences.forward_backward import Posterior, chain_posterior
+from probgen.distributions.sequences.forward_backward import Posterior
 from probgen.distributions.tables import weighted_sum
 
 _LEAST = 1e-30  # a count, so that the logit of an end that never comes is finite
@@ -105,9 +105,7 @@ class EndingHiddenMarkovModel(DistributionModule):
         """E-step: that of the family given the ends too, and expected ends in each state."""
         distribution = self()
         x = distribution.whole(x)
-        found = chain_posterior(
-            *distribution.chain(x), weights=None if weights is None else weights.double()
-        )
+        found = distribution.chain(x).posterior(weights)
         statistics = self.family.statistics(found, self._values(distribution, x))
         statistics |= self._ends(distribution, x, found)
         return weighted_sum(found.log_likelihood, weights), statistics

@@ -16,7 +16,7 @@ from probgen.core.module import DistributionModule
 from probgen.core.ragged import Ragged
 from probgen.distributions.criteria import aic, bic, trained
 from probgen.distributions.sequences.emission import Emission
-from probgen.distributions.sequences.forward_backward import DENSE, Posterior, chain_posterior
+from probgen.distributions.sequences.forward_backward import DENSE, Posterior
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.distributions.tables import weighted_sum
 from probgen.nn import Constant
@@ -206,9 +206,7 @@ class HiddenMarkovModel(DistributionModule):
         Expected first states, transitions, and emissions' statistics.
         """
         self._tables()
-        found = chain_posterior(
-            *self()._chain(x), weights=None if weights is None else weights.double()
-        )
+        found = self().chain(x).posterior(weights)
         return weighted_sum(found.log_likelihood, weights), self.statistics(found, x)
 
     @torch.no_grad()

@@ -14,22 +14,15 @@ from torch.nn.functional import logsigmoid
 from probgen.core.missing import values_are_known
 from probgen.distributions.conditional import conditional
 from probgen.distributions.conditioned import Conditioned
-from probgen.distributions.possible import check_possible
 from probgen.distributions.sequences.ends import (
     Ends,
     ends,
     over_steps,
     reading_missing,
 )
-from probgen.distributions.sequences.forward_backward import (
-    chain_log_likelihood,
-    chain_posterior,
-    filtered,
-)
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.distributions.sequences.lists import takes_lists
-from probgen.distributions.sequences.log_chain import best_path
-from probgen.distributions.sequences.markov_paths import draw_backward
+from probgen.distributions.sequences.observed_chain import ObservedChain
 from probgen.distributions.sequences.padded import Padded, no_moments_of_lengths
 
 
@@ -87,7 +80,7 @@ class EndingMarkov(Padded):
         return self.stop_logits
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return chain_log_likelihood(*self.chain(x)).reshape(self.lead(x))
+        return self.chain(x).log_likelihood()
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.sample_with_states(sample_shape)[0]
@@ -109,17 +102,12 @@ class EndingMarkov(Padded):
     @takes_lists
     def smooth(self, x: Tensor) -> Tensor:
         """Probabilities of the states given all steps and the end: ``(*batch, T, K)``."""
-        found = chain_posterior(*self.chain(x))
-        check_possible(found.log_likelihood)
-        return found.marginals.movedim(-1, 0).reshape(*self.lead(x), self.length, -1)
+        return self.chain(x).smoothed()
 
     @takes_lists
     def most_likely_states(self, x: Tensor) -> Tensor:
         """The most probable path given all steps and the end: ``(*batch, T)``, integers."""
-        with torch.no_grad():
-            path, value = best_path(*self.chain(x))
-        check_possible(value)
-        return path.mT.reshape(*self.lead(x), -1)
+        return self.chain(x).best_path()
 
     def draw_lengths(self, states: Tensor, found: Ends) -> Tensor:
         """Lengths given the states ``(*lead, T)``, where they are not known: ``(*lead,)``."""
@@ -142,21 +130,18 @@ class EndingMarkov(Padded):
             )
         return found
 
-    def chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the passes take, with the end among what is observed.
-
-        ``(K, R)``, ``(S, Q, K, K)``, ``(T, K, R)``, with R sequences.
-        """
+    def chain(self, x: Tensor) -> ObservedChain:
+        """The states, and what x and its end say of them."""
         x = self.whole(x)
         found = self.ends(x)
         after = over_steps(found.after(self.length), self.entry_ndim)
         return self.chain_given(torch.where(after, torch.nan, x), found)
 
-    def chain_given(self, values: Tensor, found: Ends) -> tuple[Tensor, Tensor, Tensor]:
-        """What the passes take, of values with NaN wherever none is known, and ends."""
+    def chain_given(self, values: Tensor, found: Ends) -> ObservedChain:
+        """The same of values with NaN wherever none is known, and ends."""
         with reading_missing():
-            initial, transition, emission = self.inner.expand(self.batch_shape)._chain(values)
-        return initial, transition, emission + self._log_ends(found, self.lead(values))
+            chain = self.inner.expand(self.batch_shape).chain(values)
+        return chain._replace(emission=chain.emission + self._log_ends(found, chain.lead))
 
     def _log_ends(self, found: Ends, lead: torch.Size) -> Tensor:
         """Log probabilities of what is known of the end, under each state: ``(T, K, R)``."""
@@ -181,13 +166,11 @@ class EndingMarkovGiven(Conditioned):
         super().__init__(joint, x, seen)
         self.found = found.expand(self.batch_shape)
 
-    def _chain(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _chain(self) -> ObservedChain:
         return self.joint.chain_given(self.observed, self.found)
 
     def _draw(self, sample_shape: torch.Size) -> Tensor:
-        chain = self._chain()
-        paths = draw_backward(filtered(*chain), chain[1], sample_shape.numel())
-        states = paths.movedim(0, -1).reshape(sample_shape.numel(), *self.batch_shape, -1)
+        states = self._chain().draws(sample_shape.numel())
         values = self.joint.inner._emit_given(states, self.observed)
         drawn = self.joint.cut(values, self.joint.draw_lengths(states, self.found))
         return drawn.reshape(self.shape(sample_shape))
@@ -196,7 +179,7 @@ class EndingMarkovGiven(Conditioned):
         found = self.joint.ends(value)
         longer = self.found.open & (found.length >= self.found.length)
         agrees = longer | (found.length == self.found.length)
-        evidence = chain_log_likelihood(*self._chain()).reshape(self.batch_shape)
+        evidence = self._chain().log_likelihood()
         return torch.where(agrees, self.joint.log_prob(value) - evidence, -torch.inf)
 
     def _moments(self) -> tuple[Tensor, Tensor]:

@@ -22,14 +22,9 @@ from probgen.core.unions import OfAnyState, differs_by_state, of_entries
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.possible import check_possible
-from probgen.distributions.sequences.forward_backward import (
-    chain_log_likelihood,
-    chain_posterior,
-    filtered,
-)
 from probgen.distributions.sequences.lists import last_of, takes_lists
-from probgen.distributions.sequences.log_chain import best_path
-from probgen.distributions.sequences.markov_paths import draw_backward, draw_chain
+from probgen.distributions.sequences.markov_paths import draw_chain
+from probgen.distributions.sequences.observed_chain import ObservedChain
 
 
 class HiddenMarkov(BatchedDistribution):
@@ -124,7 +119,7 @@ class HiddenMarkov(BatchedDistribution):
         return density_kind(self.emissions)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return chain_log_likelihood(*self._chain(x)).reshape(self.lead(x))
+        return self.chain(x).log_likelihood()
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.sample_with_states(sample_shape)[0]
@@ -149,7 +144,7 @@ class HiddenMarkov(BatchedDistribution):
 
         ``(*batch, T, K)``.
         """
-        return self._by_sequence(filtered(*self._chain(x)).exp(), x)
+        return self.chain(x).log_filtered().exp()
 
     @takes_lists
     def smooth(self, x: Tensor) -> Tensor:
@@ -157,9 +152,7 @@ class HiddenMarkov(BatchedDistribution):
 
         ``(*batch, T, K)``.
         """
-        found = chain_posterior(*self._chain(x))
-        check_possible(found.log_likelihood)
-        return self._by_sequence(found.marginals, x)
+        return self.chain(x).smoothed()
 
     @takes_lists
     def smooth_pairs(self, x: Tensor) -> Tensor:
@@ -167,14 +160,13 @@ class HiddenMarkov(BatchedDistribution):
 
         ``(*batch, T - 1, K, K)``.
         """
-        initial, transition, emission = self._chain(x)
-        steps = len(emission) - 1
-        rows = emission.shape[-1]
-        found = chain_posterior(initial, transition.expand(steps, rows, -1, -1), emission)
+        chain = self.chain(x)
+        steps, _, rows = chain.emission[1:].shape
+        each = chain.transition.expand(steps, rows, -1, -1)
+        found = chain._replace(transition=each).posterior()
         check_possible(found.log_likelihood)
-        return found.transitions.movedim(0, 1).reshape(
-            *self.lead(x), steps, self.states, self.states
-        )
+        pairs = found.transitions.movedim(0, 1)
+        return pairs.reshape(*chain.lead, *pairs.shape[1:])
 
     @takes_lists
     def most_likely_states(self, x: Tensor) -> Tensor:
@@ -182,21 +174,15 @@ class HiddenMarkov(BatchedDistribution):
 
         ``(*batch, T)``, integers.
         """
-        with torch.no_grad():
-            path, value = best_path(*self._chain(x))
-        check_possible(value)
-        return path.mT.reshape(*self.lead(x), -1)
+        return self.chain(x).best_path()
 
     @takes_lists
-    @torch.no_grad()
     def sample_states(self, x: Tensor, draws: int = 1) -> Tensor:
         r"""Independent draws of whole paths from :math:`p(z \mid x)`.
 
         ``(draws, *batch, T)``, integers.
         """
-        chain = self._chain(x)
-        paths = draw_backward(filtered(*chain), chain[1], draws)
-        return paths.movedim(0, -1).reshape(draws, *self.lead(x), -1)
+        return self.chain(x).draws(draws)
 
     @torch.no_grad()
     def complete(self, x: Tensor, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -309,13 +295,13 @@ class HiddenMarkov(BatchedDistribution):
         scores = self.emissions.log_prob(torch.where(within, x, inside(self.emissions, x)))
         return torch.where(within.flatten(-ndim).all(-1) if ndim else within, scores, -torch.inf)
 
-    def _chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the passes take: ``(K, R)``, ``(S, Q, K, K)``, ``(T, K, R)``, with R sequences."""
+    def chain(self, x: Tensor) -> ObservedChain:
+        """The states, and what x says of them."""
         emission = self.log_emissions(x)
         lead = self.lead(x)
         time = len(emission)
         emission = emission.expand(time, *lead, self.states).reshape(time, -1, self.states).mT
-        return *self._markov(lead, time), emission
+        return ObservedChain(*self._markov(lead, time), emission, lead)
 
     def _markov(self, lead: torch.Size, length: int) -> tuple[Tensor, Tensor]:
         initial = self.initial.expand(*lead, -1).reshape(-1, self.states).mT
@@ -410,9 +396,6 @@ class HiddenMarkov(BatchedDistribution):
             for part in parts
         )
         return loc, variance
-
-    def _by_sequence(self, states: Tensor, x: Tensor) -> Tensor:
-        return states.movedim(-1, 0).reshape(*self.lead(x), len(states), self.states)
 
 
 @conditional.register(HiddenMarkov)

@@ -15,15 +15,10 @@ from probgen.core.missing import check_event, has_missing, values_are_known
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.conditioned import no_closed_form
-from probgen.distributions.possible import check_possible
-from probgen.distributions.sequences.forward_backward import (
-    chain_log_likelihood,
-    chain_posterior,
-    filtered,
-)
 from probgen.distributions.sequences.lists import last_of, takes_lists
-from probgen.distributions.sequences.log_chain import best_path, by_halves
-from probgen.distributions.sequences.markov_paths import draw_backward, draw_chain
+from probgen.distributions.sequences.log_chain import by_halves
+from probgen.distributions.sequences.markov_paths import draw_chain
+from probgen.distributions.sequences.observed_chain import ObservedChain
 
 _FEW = (
     4096  # entries of products of all transitions, below which these are faster than single steps
@@ -124,11 +119,11 @@ class SwitchingSeries(BatchedDistribution):
         return self.system.offset
 
     def log_prob(self, x: Tensor) -> Tensor:
-        initial, transition, emission = chain = self._chain(x)
-        if len(initial) ** 3 * emission.shape[-1] > _FEW:
-            return chain_log_likelihood(*chain).reshape(self.lead(x))
-        value = by_halves(initial.double(), transition.double(), emission.double())
-        return value.to(emission.dtype).reshape(self.lead(x))
+        chain = self.chain(x)
+        if len(chain.initial) ** 3 * chain.lead.numel() > _FEW:
+            return chain.log_likelihood()
+        value = by_halves(*(part.double() for part in chain.parts))
+        return value.to(chain.emission.dtype).reshape(chain.lead)
 
     @takes_lists
     def log_prob_after_start(self, x: Tensor) -> Tensor:
@@ -161,7 +156,7 @@ class SwitchingSeries(BatchedDistribution):
 
         ``(*batch, T, K)``.
         """
-        return self._by_regime(filtered(*self._chain(x)).exp(), x)
+        return self._by_regime(self.chain(x).log_filtered().exp())
 
     @takes_lists
     def smooth(self, x: Tensor) -> Tensor:
@@ -169,23 +164,17 @@ class SwitchingSeries(BatchedDistribution):
 
         ``(*batch, T, K)``.
         """
-        found = chain_posterior(*self._chain(x))
-        check_possible(found.log_likelihood)
-        return self._by_regime(found.marginals, x)
+        return self._by_regime(self.chain(x).smoothed())
 
     @takes_lists
-    @torch.no_grad()
     def most_likely_states(self, x: Tensor) -> Tensor:
         """The most probable path of regimes by Viterbi's algorithm: ``(*batch, T)``, integers."""
-        path, value = best_path(*self._chain(x))
-        check_possible(value)
-        return self.system.regime[path.mT].reshape(*self.lead(x), -1)
+        return self.system.regime[self.chain(x).best_path()]
 
     @takes_lists
-    @torch.no_grad()
     def sample_states(self, x: Tensor, draws: int = 1) -> Tensor:
         """Independent draws of whole paths of regimes given x: ``(draws, *batch, T)``, integers."""
-        return self.system.regime[self._paths(x, draws)]
+        return self.system.regime[self.chain(x).draws(draws)]
 
     @torch.no_grad()
     def complete(self, x: Tensor, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -196,7 +185,7 @@ class SwitchingSeries(BatchedDistribution):
         check_event(x, self.event_shape)
         shape = torch.Size(sample_shape)
         lead = self.lead(x)
-        path = self._paths(x, shape.numel()).reshape(*shape, *lead, -1)
+        path = self.chain(x).draws(shape.numel()).reshape(*shape, *lead, -1)
         return self._roll(path, x.expand(*shape, *lead, *self.event_shape))
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,8 +210,7 @@ class SwitchingSeries(BatchedDistribution):
     @takes_lists
     def _filtered_states(self, x: Tensor) -> Tensor:
         """Log probabilities of states given the past and the present: ``(*batch, T, S)``."""
-        found = filtered(*self._chain(x))
-        return found.movedim(-1, 0).reshape(*self.lead(x), len(found), -1)
+        return self.chain(x).log_filtered()
 
     @takes_lists
     def _rows(self, x: Tensor) -> Tensor:
@@ -260,12 +248,6 @@ class SwitchingSeries(BatchedDistribution):
             )
         return last.expand(*self.lead(rows), *last.shape[-2:])
 
-    def _paths(self, x: Tensor, draws: int) -> Tensor:
-        """Draws of states ``(draws, *batch, T)`` given x."""
-        chain = self._chain(x)
-        paths = draw_backward(filtered(*chain), chain[1], draws)
-        return paths.movedim(0, -1).reshape(draws, *self.lead(x), -1)
-
     def _roll(self, path: Tensor, x: Tensor) -> Tensor:
         """The series with a value drawn for each missing step, given the states of all steps."""
         system, order = self.system, self.order
@@ -288,14 +270,14 @@ class SwitchingSeries(BatchedDistribution):
             steps.append(torch.where(x[..., t, :].isnan(), value, x[..., t, :]))
         return torch.stack(steps[begun:], -2)
 
-    def _chain(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the passes take: ``(S, R)``, ``(1, 1, S, S)``, ``(T, S, R)``, with R series."""
+    def chain(self, x: Tensor) -> ObservedChain:
+        """The states, and what x says of them."""
         self._check(x)
         scores = _of_seen(self._scores(x.nan_to_num()), x)
         lead = self.lead(x)
         scores = scores.expand(*lead, *scores.shape[-2:])
         emission = scores.reshape(-1, *scores.shape[-2:]).movedim(0, -1)
-        return *self._markov(lead), emission
+        return ObservedChain(*self._markov(lead), emission, lead)
 
     def _markov(self, lead: torch.Size) -> tuple[Tensor, Tensor]:
         states = self.initial.shape[-1]
@@ -338,11 +320,10 @@ class SwitchingSeries(BatchedDistribution):
         each = torch.distributions.Normal(loc, scale, validate_args=False)
         return each.log_prob(x[..., : self.order, :]).sum(-1)
 
-    def _by_regime(self, states: Tensor, x: Tensor) -> Tensor:
-        """Probabilities ``(T, S, R)`` of states as those of regimes ``(*batch, T, K)``."""
-        found = states.new_zeros(len(states), self.states, states.shape[-1])
-        found = found.index_add(1, self.system.regime, states)
-        return found.movedim(-1, 0).reshape(*self.lead(x), len(states), self.states)
+    def _by_regime(self, states: Tensor) -> Tensor:
+        """Probabilities of states ``(*batch, T, S)`` as those of regimes ``(*batch, T, K)``."""
+        found = states.new_zeros(*states.shape[:-1], self.states)
+        return found.index_add(-1, self.system.regime, states)
 
     def _check(self, x: Tensor) -> None:
         """Refuses series that are too long, and gaps."""
