@@ -330,7 +330,28 @@ def distribution_given(part: Any, context: Tensor | None) -> Any:
     """
     if context is None or size_of(part) != 0:
         return part(context)
-    return part().expand(context.shape[: context.ndim - part.context_ndim])
+    return for_each(part(), context, part.context_ndim)
+
+
+def for_each(distribution: Any, context: Tensor | None, ndim: int = 1) -> Any:
+    """A distribution whatever the context, for each row of one whose event dims are ``ndim``.
+
+    >>> for_each(torch.distributions.Normal(0.0, 1.0), torch.zeros(5, 4)).batch_shape
+    torch.Size([5])
+    """
+    if context is None:
+        return distribution
+    lead = context.shape[: context.ndim - ndim]
+    return distribution if distribution.batch_shape == lead else distribution.expand(lead)
+
+
+def depends_on(net: nn.Module, context: Tensor | None) -> list[Tensor]:
+    """What a network's output depends on beside its input: parameters, and a context if there is one.
+
+    >>> len(depends_on(nn.Linear(3, 2), None)), len(depends_on(nn.Linear(3, 2), torch.zeros(1)))
+    (2, 3)
+    """
+    return [*net.parameters(), *([] if context is None else [context])]
 
 
 def check_context(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import distribution_given
+from probgen.core.contexts import depends_on, distribution_given
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.ode import Adaptive, ContinuousTransform, Rademacher, Solver, basis
@@ -89,8 +89,8 @@ class ContinuousFlow(DistributionModule):
         self.register_buffer("times", math.pi * torch.arange(1.0, frequencies + 1))
 
     def forward(self, context: Tensor | None = None) -> Pushforward:
-        parameters = (*self.net.parameters(), *([] if context is None else [context]))
         velocity = partial(self._velocity, context)
+        parameters = depends_on(self.net, context)
         return Pushforward(
             distribution_given(self.base, context),
             ContinuousTransform(velocity, self.solver, self.probes, parameters),

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import asked_given, distribution_given, over_draws, seen_in_training
+from probgen.core.contexts import (
+    asked_given,
+    depends_on,
+    distribution_given,
+    for_each,
+    over_draws,
+    seen_in_training,
+)
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule, standard_normal
 from probgen.distributions.diffusion.times import Times, UniformTimes
@@ -148,12 +155,15 @@ class FlowMatching(DistributionModule):
                 f"{tuple(base.event_shape)}; paths lead from "
                 "events to draws of the base: give both one shape"
             )
-        if context is not None:
-            base = base.expand(context.shape[: context.ndim - self.context_ndim])
-        parameters = lambda: [*self.net.parameters(), *([] if context is None else [context])]  # noqa: E731
-        velocity = partial(self._velocity, context)
+        base = for_each(base, context, self.context_ndim)
         event_ndim = len(self.shape)
-        transform = ContinuousTransform(velocity, self.solver, self.probes, parameters, event_ndim)
+        transform = ContinuousTransform(
+            partial(self._velocity, context),
+            self.solver,
+            self.probes,
+            partial(depends_on, self.net, context),
+            event_ndim,
+        )
         independent = isinstance(self.coupling, IndependentCoupling)
         predictor = FlowPredictor(
             asked_given(self, context, self._predicted),

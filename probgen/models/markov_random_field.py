@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import input_size
+from probgen.core.contexts import for_each, input_size
 from probgen.core.foreign import row_by_row
 from probgen.core.keywords import explained
 from probgen.core.module import DistributionModule
@@ -151,11 +151,7 @@ class MarkovRandomField(DistributionModule):
             if exact
             else GibbsField(field, self.shape, self.sweeps, self.kernel)
         )
-        return (
-            distribution
-            if context is None or distribution.batch_shape == context.shape[:-1]
-            else distribution.expand(context.shape[:-1])
-        )
+        return for_each(distribution, context)
 
     def potentials(self, context: Tensor | None = None) -> Pairwise:
         """Log potentials: u ``(*batch, D, K)`` and w ``(E, K, K)``."""

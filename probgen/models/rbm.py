@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import input_size
+from probgen.core.contexts import for_each, input_size
 from probgen.core.entry import as_rows
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
@@ -106,11 +106,7 @@ class RBM(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> ExactBoltzmann | ChainedBoltzmann:
         distribution = boltzmann(self.field(context), self.visible, self.sweeps, self.limit)
-        return (
-            distribution
-            if context is None or distribution.batch_shape == context.shape[:-1]
-            else distribution.expand(context.shape[:-1])
-        )
+        return for_each(distribution, context)
 
     def field(self, context: Tensor | None = None) -> Bipartite:
         """The potentials, offsets multiplied out."""

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import asked_given, distribution_given, over_draws, seen_in_training
+from probgen.core.contexts import (
+    asked_given,
+    depends_on,
+    distribution_given,
+    for_each,
+    over_draws,
+    seen_in_training,
+)
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
 from probgen.distributions.diffusion.times import Times, UniformTimes
@@ -119,23 +126,19 @@ class RiemannianFlowMatching(DistributionModule):
                 f"{tuple(own.event_shape)}, got {tuple(base.event_shape)}; leave it out for "
                 "the one that the manifold begins with"
             )
-        if context is not None:
-            base = base.expand(context.shape[: context.ndim - self.context_ndim])
-        parameters = lambda: [*self.net.parameters(), *([] if context is None else [context])]  # noqa: E731
+        base = for_each(base, context, self.context_ndim)
         transform = ContinuousTransform(
             partial(self._velocity, context),
             self.solver,
             self.probes,
-            parameters,
+            partial(depends_on, self.net, context),
             len(self.manifold.shape),
             self.manifold,
         )
         shown = lambda: partial(self._velocity, seen_in_training(self, context))  # noqa: E731
+        asked = asked_given(self, context, lambda x, t, context: self._velocity(context, t, x))
         predictor = TangentPredictor(
-            asked_given(self, context, lambda x, t, context: self._velocity(context, t, x)),
-            self.manifold,
-            len(self.manifold.shape),
-            self.context_ndim,
+            asked, self.manifold, len(self.manifold.shape), self.context_ndim
         )
         return GeodesicFlow(base, transform, self.manifold, self.times, shown, predictor, context)
 

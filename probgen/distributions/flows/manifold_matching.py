@@ -46,24 +46,14 @@ class TangentPredictor:
         """The velocity at a point; without a context, as where it was dropped."""
         return self.net(z, t, context)
 
-    def original(self, z: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
-        raise TypeError(FLAT)
+    def _flat(self, *told: Tensor) -> Tensor:
+        raise TypeError(
+            "expected a diffusion or flow matching in flat space for a rule that reads the expected "
+            "data, their score or the ratio of noise to signal, got a flow on a manifold; guide it "
+            "by ClassifierFree, Interval of times, Negative or Autoguidance"
+        )
 
-    def retold(self, z: Tensor, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        raise TypeError(FLAT)
-
-    def shifted(self, z: Tensor, prediction: Tensor, slope: Tensor, t: Tensor) -> Tensor:
-        raise TypeError(FLAT)
-
-    def noise_to_signal(self, t: Tensor) -> Tensor:
-        raise TypeError(FLAT)
-
-
-FLAT = (
-    "expected a diffusion or flow matching in flat space for a rule that reads the expected data, "
-    "their score or the ratio of noise to signal, got a flow on a manifold; guide it by "
-    "ClassifierFree, Interval of times, Negative or Autoguidance"
-)
+    original = retold = shifted = noise_to_signal = _flat
 
 
 class GeodesicFlow(Pushforward):
