@@ -414,10 +414,10 @@ def test_few_steps_and_geometry(tmp_path):
     (real,) = numbers(text, "training digits:")
     for teacher in ("diffusion", "flow"):
         assert by_calls[teacher][0] > 3 * by_calls[teacher][-1]
-    assert by_calls["consistency"][0] < by_calls["diffusion"][0] / 2
+    assert by_calls["consistency"][0] < by_calls["diffusion"][0] / 4
     for student in ("reflow", "MeanFlow"):
         assert real < by_calls[student][0] < by_calls["flow"][0] / 2
-    assert score(text, "held-out places:") > score(text, "uniform:") + 0.3
+    assert score(text, "held-out places:") > score(text, "uniform:") + 0.7
     assert "(exact" in next(line for line in text.splitlines() if "held-out places" in line)
     off = next(line for line in text.splitlines() if line.startswith("draws off the sphere"))
     assert float(off.split()[-1]) < 1e-5
