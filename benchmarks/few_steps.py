@@ -66,7 +66,7 @@ def mnist(folder: str, work: Path) -> Setting:
     return Setting(SHAPE, train, test, torch.no_grad()(judge.features), network)
 
 
-def fitted(gen: Any, x: Tensor, objective: Any, steps: int, lr: float = 1e-3) -> Any:
+def fitted(gen: Any, x: Tensor, objective: Any, steps: int, lr: float = 2e-3) -> Any:
     began = time.process_time()
     pg.fit(
         gen.train(),
@@ -102,16 +102,16 @@ def contestants(setting: Setting, steps: int) -> dict[str, Callable[[int], Any]]
     """By name, a function of the number of calls that gives a distribution to draw from."""
     x, shape, network = setting.train, setting.shape, setting.network
     torch.manual_seed(0)
-    diffusion = fitted(pg.Diffusion(network(), shape), x, Denoising(), 3 * steps)
-    flow = fitted(pg.FlowMatching(network(), shape), x, Denoising(), 3 * steps)
+    diffusion = fitted(pg.Diffusion(network(), shape), x, Denoising(), 9 * steps)
+    flow = fitted(pg.FlowMatching(network(), shape), x, Denoising(), 9 * steps)
     distilled = fitted(
-        copy.deepcopy(diffusion), x, Consistency(diffusion, levels=18), 2 * steps, 5e-4
+        copy.deepcopy(diffusion), x, Consistency(diffusion, levels=18, rho=3.0), 2 * steps
     )
     levels = pg.objectives.doubling(2 * steps, 10, 160)
-    trained = fitted(copy.deepcopy(diffusion), x, Consistency(levels=levels), 2 * steps, 5e-4)
-    straight = fitted(copy.deepcopy(flow), x, Reflow(flow, Midpoint(6)), steps, 5e-4)
+    trained = fitted(copy.deepcopy(diffusion), x, Consistency(levels=levels, rho=3.0), 2 * steps)
+    straight = fitted(copy.deepcopy(flow), x, Reflow(flow, Midpoint(6)), 2 * steps)
     spans = pg.FlowMatching(network(time=pg.nn.SpanTime()), shape, spans=True)
-    mean = fitted(spans, x, MeanFlow(), 3 * steps)
+    mean = fitted(spans, x, MeanFlow(), 9 * steps)
     students = halved(diffusion, x, steps // 2)
     return {
         "diffusion, DDIM": lambda calls: diffusion().using(DDIM(calls)),
@@ -150,7 +150,9 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--data", help="folder with mnist.npz or the IDX files; default: digits")
     parser.add_argument("--work", type=Path, default=Path("few_steps"))
-    parser.add_argument("--steps", type=int, default=600, help="of a student; teachers take 3 x")
+    parser.add_argument(
+        "--steps", type=int, default=600, help="of a student twice, of a teacher nine times"
+    )
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--smoke", action="store_true")
     arguments: argparse.Namespace = parser.parse_args()
