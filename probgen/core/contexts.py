@@ -330,13 +330,13 @@ def distribution_given(part: Any, context: Tensor | None) -> Any:
     """
     if context is None or size_of(part) != 0:
         return part(context)
-    return for_each(part(), context, part.context_ndim)
+    return for_each_context(part(), context, part.context_ndim)
 
 
-def for_each(distribution: Any, context: Tensor | None, ndim: int = 1) -> Any:
+def for_each_context(distribution: Any, context: Tensor | None, ndim: int = 1) -> Any:
     """A distribution whatever the context, for each row of one whose event dims are ``ndim``.
 
-    >>> for_each(torch.distributions.Normal(0.0, 1.0), torch.zeros(5, 4)).batch_shape
+    >>> for_each_context(torch.distributions.Normal(0.0, 1.0), torch.zeros(5, 4)).batch_shape
     torch.Size([5])
     """
     if context is None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.arguments import is_plain, own_dtype
-from probgen.core.contexts import check_no_texts, declares_contexts, for_each
+from probgen.core.contexts import check_no_texts, declares_contexts, for_each_context
 from probgen.core.conversion import has_named_columns, rows_from
 from probgen.core.described import described
 from probgen.core.marginal import Marginal
@@ -293,7 +293,7 @@ class Fixed(DistributionModule):
         arguments: dict[str, Any] = self._buffers
         distribution = self.family(**arguments)
         distribution = distribution.to_event(self.event_ndim - len(distribution.event_shape))
-        return for_each(distribution, context)
+        return for_each_context(distribution, context)
 
 
 def standard_normal(*shape: int) -> Fixed:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import batch_of, for_each
+from probgen.core.contexts import batch_of, for_each_context
 from probgen.core.keywords import explained_by
 from probgen.core.missing import check_event
 from probgen.core.module import DistributionModule
@@ -694,7 +694,7 @@ class BayesianNetwork(DistributionModule):
         distribution = network_distribution(
             [(part.weight, part.bias, part.log_scale) for part in self.conditionals], above, context
         )
-        return for_each(distribution, context)
+        return for_each_context(distribution, context)
 
     def _nodes(self, context: Tensor | None) -> list[GraphNode]:
         graph = self.graph

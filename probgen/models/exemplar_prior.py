@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import for_each
+from probgen.core.contexts import for_each_context
 from probgen.core.conversion import complete_rows
 from probgen.core.module import DistributionModule
 from probgen.distributions.equal_normals import EqualNormals
@@ -91,4 +91,4 @@ class ExemplarPrior(DistributionModule):
             rows = rows[chosen]
         centers = self.encoder(rows).mean
         mixture = EqualNormals(centers, self.log_scale.exp())
-        return for_each(mixture, context, self.context_ndim)
+        return for_each_context(mixture, context, self.context_ndim)

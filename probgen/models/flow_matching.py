@@ -14,7 +14,7 @@ from probgen.core.contexts import (
     asked_given,
     depends_on,
     distribution_given,
-    for_each,
+    for_each_context,
     over_draws,
     seen_in_training,
 )
@@ -155,7 +155,7 @@ class FlowMatching(DistributionModule):
                 f"{tuple(base.event_shape)}; paths lead from "
                 "events to draws of the base: give both one shape"
             )
-        base = for_each(base, context, self.context_ndim)
+        base = for_each_context(base, context, self.context_ndim)
         event_ndim = len(self.shape)
         transform = ContinuousTransform(
             partial(self._velocity, context),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import for_each, input_size
+from probgen.core.contexts import for_each_context, input_size
 from probgen.core.foreign import row_by_row
 from probgen.core.keywords import explained
 from probgen.core.module import DistributionModule
@@ -151,7 +151,7 @@ class MarkovRandomField(DistributionModule):
             if exact
             else GibbsField(field, self.shape, self.sweeps, self.kernel)
         )
-        return for_each(distribution, context)
+        return for_each_context(distribution, context)
 
     def potentials(self, context: Tensor | None = None) -> Pairwise:
         """Log potentials: u ``(*batch, D, K)`` and w ``(E, K, K)``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from probgen.core import checks
-from probgen.core.contexts import for_each, input_size
+from probgen.core.contexts import for_each_context, input_size
 from probgen.core.entry import as_rows
 from probgen.core.foreign import row_by_row
 from probgen.core.module import DistributionModule
@@ -106,7 +106,7 @@ class RBM(DistributionModule):
 
     def forward(self, context: Tensor | None = None) -> ExactBoltzmann | ChainedBoltzmann:
         distribution = boltzmann(self.field(context), self.visible, self.sweeps, self.limit)
-        return for_each(distribution, context)
+        return for_each_context(distribution, context)
 
     def field(self, context: Tensor | None = None) -> Bipartite:
         """The potentials, offsets multiplied out."""

@@ -13,7 +13,7 @@ from probgen.core.contexts import (
     asked_given,
     depends_on,
     distribution_given,
-    for_each,
+    for_each_context,
     over_draws,
     seen_in_training,
 )
@@ -126,7 +126,7 @@ class RiemannianFlowMatching(DistributionModule):
                 f"{tuple(own.event_shape)}, got {tuple(base.event_shape)}; leave it out for "
                 "the one that the manifold begins with"
             )
-        base = for_each(base, context, self.context_ndim)
+        base = for_each_context(base, context, self.context_ndim)
         transform = ContinuousTransform(
             partial(self._velocity, context),
             self.solver,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from probgen.core import checks
-from probgen.core.contexts import for_each
+from probgen.core.contexts import for_each_context
 from probgen.core.module import DistributionModule
 from probgen.distributions.flows.autoregressive_transform import CouplingTransform
 from probgen.distributions.flows.circular import CircularTransform, IntervalSpline, with_context
@@ -85,7 +85,7 @@ class SphereFlow(DistributionModule):
             maps.append(CouplingTransform(partial(_map_of_height, height, context), 1))
             maps.append(CouplingTransform(partial(_map_of_longitude, longitude, context), 1))
         base = uniform_cylinder(next(self.parameters()))
-        return Pushforward.through(for_each(base, context), maps)
+        return Pushforward.through(for_each_context(base, context), maps)
 
 
 def _map_of_height(net: nn.Module, context: Tensor | None, longitude: Tensor) -> IntervalSpline:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from probgen.core import checks
-from probgen.core.contexts import for_each
+from probgen.core.contexts import for_each_context
 from probgen.core.conversion import complete_rows
 from probgen.core.module import DistributionModule
 
@@ -85,7 +85,7 @@ class VampPrior(DistributionModule):
     def forward(self, context: Tensor | None = None) -> dist.MixtureSameFamily:
         components = self.encoder(self.pseudo_inputs)
         mixture = dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
-        return for_each(mixture, context, self.context_ndim)
+        return for_each_context(mixture, context, self.context_ndim)
 
 
 def _free(rows: Tensor, support: constraints.Constraint) -> Tensor:
