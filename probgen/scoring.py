@@ -194,7 +194,7 @@ def _of_stream(
 ) -> MeanScore:
     """The mean score of the rows of a stream, each process reading its part of them."""
     with together.agreed():
-        stream = as_stream(data)
+        stream = as_stream(data, gen)
     together.check_call(gen, stream, {"particles": how["particles"]})
     seed = together.share(drawn_seed())
     read = stream.blocks(int(max_rows or AT_ONCE), together.part)

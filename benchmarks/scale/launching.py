@@ -38,12 +38,23 @@ def workers(script: str, processes: int, **arguments: Any) -> list[dict[str, Any
     return sorted(map(json.loads, lines), key=lambda found: found["rank"])
 
 
-def tell(fabric: Fabric, **found: Any) -> None:
+def tell(fabric: Fabric | None, **found: Any) -> None:
     """Hands figures of this process to the one that started it; one process at a time."""
+    if fabric is None:
+        print(f"\n{MARK}{json.dumps({'rank': 0, **found})}", flush=True)
+        return
     for rank in range(fabric.world_size):
         if rank == fabric.global_rank:
             print(f"\n{MARK}{json.dumps({'rank': rank, **found})}", flush=True)
         fabric.barrier()
+
+
+def as_script(work: Callable[..., None], main: Callable[[], None]) -> None:
+    """What a study does as a script: the work that it is told to as a worker, else all of it."""
+    if "--worker" in sys.argv:
+        work(**json.loads(sys.argv[-1]))
+    else:
+        main()
 
 
 class Traffic:

@@ -20,12 +20,10 @@ ring in both: 38.15 MiB a step, one time the parameters.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 
 import torch
-from launching import MIB, Traffic, Watch, fabric_of, tell, workers
+from launching import MIB, Traffic, Watch, as_script, fabric_of, tell, workers
 from torch import nn
 
 import probgen as pg
@@ -112,7 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if "--worker" in sys.argv:
-        work(**json.loads(sys.argv[-1]))
-    else:
-        main()
+    as_script(work, main)

@@ -21,14 +21,12 @@ of so small a model is less than what their bookkeeping takes. Losses of the las
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 import time
 from typing import Any
 
 import torch
-from launching import MIB, Traffic, Watch, fabric_of, tell, workers
+from launching import MIB, Traffic, Watch, as_script, fabric_of, tell, workers
 
 import probgen as pg
 
@@ -118,7 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if "--worker" in sys.argv:
-        work(**json.loads(sys.argv[-1]))
-    else:
-        main()
+    as_script(work, main)

@@ -1,88 +1,177 @@
 """Time and memory by the number of rows: in memory, and from a file that is read in blocks.
 
-Rows of eight numbers in single precision, 32 bytes each. *EM* takes three steps of a mixture of five
-normal distributions with full covariances, *score* is its log-likelihood, *fit* one pass of a flow
-(MAF) over at most ``--fitted`` of the rows, 8,192 at once. Each figure is from a process of its own:
-seconds of the processor for a million rows, and the peak of memory less what it had before. "file" is
-the same numbers in a ``.npy`` file, as ``probgen.streams.Arrays``. Beyond the measured sizes the table
-goes on by arithmetic, marked by ~: time is in proportion to rows, memory grows by the bytes of rows
-that are in memory, and from a file it stays what it is. Fixed costs, of two seconds and some 160 MiB
-for EM (its start loads scikit-learn), are most of what small sizes show.
+Rows of eight numbers in single precision, 32 bytes each. *EM* takes one step of a mixture of five
+normal distributions with full covariances (and its start, a step and a score besides), *score* is its
+log-likelihood, *fit* takes ``--steps`` steps of a flow (MAF) with 4,096 rows each, whatever the size,
+and *reading* sums all, 8,192 rows at once. "file" is the same numbers in a
+``.npy`` file, as ``probgen.streams.Arrays``.
 
-Measured on two cores that some twenty other processes shared, a million rows in memory, seconds of the
-processor / MiB: EM 3.8 / 219, score 0.20 / 69, fit (100,000 rows) 3.6 a million / 64. From a file the
-score takes 0.39 to 0.46 beside 0.19 to 0.26 in memory, and 12.6 with ``max_rows=4096``: each block costs a
-probe. Larger sizes are not measured yet.
+Each figure is from a process of its own: seconds of the processor, and the peak of memory less what it
+had before it saw the rows. Before that the same call on a thousand rows loads what the first call of a
+process loads: that takes EM 1.4 s, of which 1 s is the import of scikit-learn for its start, and 0.4 s
+one of sympy by ``torch.distributions``. Of *fit* the milliseconds of a step are told, which must not
+grow with the rows, and the seconds of all before the first step. The slope is that of the logarithms
+over the last two decades measured: 1 where time, or memory, is in proportion to rows, 0 where it does
+not depend on them. Sizes beyond ``--largest`` are by arithmetic, marked by ~: the last figure times the
+ratio of rows to the power of 1 for times, and by the bytes of the rows for memory that holds them.
 
     python benchmarks/scale/rows.py
-    python benchmarks/scale/rows.py --sizes 1e4 --largest 1e4 --fitted 1e4       # does it run
+    python benchmarks/scale/rows.py --sizes 1e4 2e4 --largest 1e4 --steps 4       # does it run
 """
 
 from __future__ import annotations
 
-import json
-import sys
+import math
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from launching import MIB, workers
+from launching import MIB, as_script, tell, workers
 
 import probgen as pg
 
-DIMS, BLOCK = 8, 2**16
+DIMS, BLOCK, BATCH, READ = 8, 2**18, 4096, 8192
 BYTES = 4 * DIMS  # of a row
 SIZES = (1e4, 1e5, 1e6, 1e7, 1e8)
+FORMS = ("memory", "file")
+WARM = 1000  # rows of the call that loads what the first call of a process loads
+Rows = Any  # a tensor, or a stream
 
 
 def write(path: Path, rows: int) -> None:
     """Two clusters of correlated numbers, written block by block."""
     target = np.lib.format.open_memmap(path, "w+", np.float32, (rows, DIMS))
     random = np.random.default_rng(0)
-    mixing = random.normal(size=(DIMS, DIMS)) / DIMS**0.5
+    mixing = (random.normal(size=(DIMS, DIMS)) / DIMS**0.5).astype(np.float32)
     for start in range(0, rows, BLOCK):
-        part = random.normal(size=(min(BLOCK, rows - start), DIMS)) @ mixing
-        part += 3 * random.integers(2, size=(len(part), 1))
+        count = min(BLOCK, rows - start)
+        part = random.standard_normal((count, DIMS), dtype=np.float32) @ mixing
+        part += 3 * random.integers(2, size=(count, 1))
         target[start : start + BLOCK] = part
     target.flush()
 
 
-def tasks(x: Any, fitted: int) -> dict[str, tuple[Callable[[], object], int]]:
-    """What is measured, and how many rows each goes over."""
-    rows = len(x) if torch.is_tensor(x) else x.size
-    mixture = pg.GaussianMixture(5, DIMS)
-    flow = pg.MAF(DIMS, layers=2, hidden=[32])
-    few = min(rows, fitted)
-    steps = max(few // 8192, 1)
+class Clock:
+    """A callback of ``fit``: when the first step was done, and the last."""
+
+    def __init__(self) -> None:
+        self.began, self.first, self.last, self.steps = time.process_time(), 0.0, 0.0, 0
+
+    def __call__(self, run: Any) -> None:
+        self.last, self.steps = time.process_time(), run.step
+        self.first = self.first or self.last
+
+    def told(self) -> dict[str, float]:
+        step = (self.last - self.first) / max(self.steps - 1, 1)
+        return {"seconds": step, "before": self.first - self.began - step}
+
+
+def em(x: Rows, steps: int) -> None:
+    pg.em(pg.GaussianMixture(5, DIMS), x, max_iter=1, tol=0.0, seed=0)
+
+
+def score(x: Rows, steps: int) -> None:
+    pg.log_likelihood(pg.GaussianMixture(5, DIMS), x)
+
+
+def fit(x: Rows, steps: int) -> dict[str, float]:
+    clock = Clock()
     options = {"compile": False, "progress": False, "verdict": False, "seed": 0}
-    return {
-        "EM": (lambda: pg.em(mixture, x, max_iter=3, tol=0.0, seed=0), rows),
-        "score": (lambda: pg.log_likelihood(mixture, x), rows),
-        "fit": (
-            lambda: pg.fit(flow, x, steps=steps, batch_size=min(8192, rows), **options),
-            steps * min(8192, rows),
-        ),
-    }
+    flow = pg.MAF(DIMS, layers=2, hidden=[32])
+    pg.fit(flow, x, steps=steps, batch_size=BATCH, callbacks=[clock], **options)
+    return clock.told()
 
 
-def work(processes: int, path: str, form: str, task: str, fitted: int) -> None:
-    from common import resident
+def reading(x: Rows, steps: int) -> None:
+    stream = isinstance(x, pg.streams.RowStream)
+    for block in x.blocks(READ) if stream else x.split(READ):
+        (block.rows[0] if stream else block).sum()
+
+
+TASKS: dict[str, Callable[[Rows, int], dict[str, float] | None]] = {
+    "EM": em,
+    "score": score,
+    "fit": fit,
+    "reading": reading,
+}
+
+
+class Found(NamedTuple):
+    """What one process tells: seconds (fit: of a step), those before the first step, MiB."""
+
+    seconds: float
+    before: float
+    memory: float
+
+
+class Ladder:
+    """What one task takes of one form, by the number of rows."""
+
+    def __init__(self, task: str, form: str):
+        self.task, self.form = task, form
+        self.found: list[tuple[float, Found]] = []
+
+    def measure(self, rows: int, path: Path, steps: int) -> None:
+        told = workers(__file__, 1, task=self.task, form=self.form, path=str(path), steps=steps)[0]
+        self.found.append((rows, Found(told["seconds"], told["before"], told["memory"])))
+
+    def at(self, rows: int) -> Found:
+        """What was measured, or the last of it by arithmetic."""
+        known, last = self.found[-1]
+        more = rows / known
+        held = BYTES * (rows - known) / MIB if self.form == "memory" else 0.0
+        seconds = last.seconds * (1 if self.task == "fit" else more)
+        return Found(seconds, last.before * more, last.memory + held)
+
+    def slope(self, field: str) -> float:
+        """Of logarithms, over the last two decades that were measured."""
+        last = self.found[-1][0]
+        early = next(each for each in self.found if each[0] >= last / 100)
+        (few, low), (many, high) = early, self.found[-1]
+        if many == few:
+            return math.nan
+        ends = [max(getattr(each, field), 1e-9) for each in (low, high)]
+        return math.log(ends[1] / ends[0]) / math.log(many / few)
+
+    def words(self, rows: int, measured: bool) -> str:
+        told = self.at(rows)
+        mark = "" if measured else "~"
+        time = (
+            f"{mark}{1e3 * told.seconds:.1f}" if self.task == "fit" else f"{mark}{told.seconds:.2f}"
+        )
+        before = f"{f'{mark}{told.before:.2f}':>10s}" if self.task == "fit" else ""
+        return f"{time:>12s}{before}{f'{mark}{told.memory:.0f}':>9s}"
+
+    def slopes(self) -> str:
+        before = f"{self.slope('before'):10.2f}" if self.task == "fit" else ""
+        return f"{self.slope('seconds'):12.2f}{before}{self.slope('memory'):9.2f}"
+
+
+def work(processes: int, task: str, form: str, path: str, steps: int) -> None:
+    from common import forget_peak, resident
 
     torch.set_num_threads(1)
-    before = resident("VmRSS")
-    x = torch.from_numpy(np.load(path)) if form == "memory" else pg.streams.Arrays(path)
     torch.manual_seed(0)
-    call, rows = tasks(x, fitted)[task]
+    TASKS[task](torch.randn(WARM, DIMS), 2)
+    forget_peak()
+    before = resident("VmRSS")
+    x: Rows = torch.from_numpy(np.load(path)) if form == "memory" else pg.streams.Arrays(path)
     began = time.process_time()
-    call()
-    seconds = time.process_time() - began
-    print(
-        f"RESULT{json.dumps({'rank': 0, 'seconds': seconds, 'rows': rows, 'memory': resident() - before})}"
-    )
+    told = TASKS[task](x, steps)
+    found = told or {"seconds": time.process_time() - began, "before": 0.0}
+    tell(None, memory=resident() - before, **found)
+
+
+def header() -> str:
+    titles = [
+        f"{'step, ms':>12s}{'before, s':>10s}" if name == "fit" else f"{'s':>12s}" for name in TASKS
+    ]
+    named = "".join(f"{name:>12s}{'':{len(t) - 3}s}" for name, t in zip(TASKS, titles, strict=True))
+    return f"{'':22s}{named}\n{'form':8s}{'rows':>14s}" + "".join(f"{t}{'MiB':>9s}" for t in titles)
 
 
 def main() -> None:
@@ -90,41 +179,28 @@ def main() -> None:
 
     parser = command_line(__doc__)
     parser.add_argument("--sizes", type=float, nargs="+", default=SIZES)
-    parser.add_argument("--largest", type=float, default=1e7, help="what is measured")
-    parser.add_argument(
-        "--fitted", type=float, default=1e6, help="rows that fit goes over, at most"
-    )
-    parser.add_argument("--forms", nargs="+", default=["memory", "file"])
+    parser.add_argument("--largest", type=float, default=1e8, help="what is measured")
+    parser.add_argument("--steps", type=int, default=30, help="of fit")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     given = parser.parse_args()
-    names = ("EM", "score", "fit")
-    print(
-        f"{'':8s}{'rows':>14s}" + "".join(f"{f'{n}, s a million':>20s}{'MiB':>8s}" for n in names)
-    )
-    last: dict[tuple[str, str], tuple[float, float, float]] = {}
-    for size in given.sizes:
+    ladders = {form: [Ladder(task, form) for task in TASKS] for form in given.forms}
+    print(header(), flush=True)
+    for size in map(int, given.sizes):
         measured = size <= given.largest
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.npy"
             if measured:
-                write(path, int(size))
-            for form in given.forms:
-                line = f"{form:8s}{int(size):14,d}"
-                for task in names:
+                write(path, size)
+            for form, row in ladders.items():
+                print(f"{form:8s}{size:14,d}", end="", flush=True)
+                for ladder in row:
                     if measured:
-                        options = {"form": form, "task": task, "fitted": int(given.fitted)}
-                        found = workers(__file__, 1, path=str(path), **options)[0]
-                        pace = 1e6 * found["seconds"] / found["rows"]
-                        last[form, task] = (size, pace, found["memory"])
-                        line += f"{pace:20.2f}{found['memory']:8.0f}"
-                    else:
-                        known, pace, memory = last[form, task]
-                        memory += BYTES * (size - known) / MIB if form == "memory" else 0
-                        line += f"{f'~{pace:.2f}':>20s}{f'~{memory:.0f}':>8s}"
-                print(line, flush=True)
+                        ladder.measure(size, path, given.steps)
+                    print(ladder.words(size, measured), end="", flush=True)
+                print(flush=True)
+    for form, row in ladders.items():
+        print(f"{form:8s}{'slope':>14s}" + "".join(ladder.slopes() for ladder in row))
 
 
 if __name__ == "__main__":
-    if "--worker" in sys.argv:
-        work(**json.loads(sys.argv[-1]))
-    else:
-        main()
+    as_script(work, main)

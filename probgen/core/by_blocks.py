@@ -11,7 +11,7 @@ from probgen.core import checks
 from probgen.core.keywords import taken
 from probgen.core.row_sample import keys_of
 from probgen.core.rows import tensors_of
-from probgen.core.streams import RowBlock, RowStream, as_stream, concatenated
+from probgen.core.streams import RowBlock, RowStream, as_stream, concatenated, shared_blocks
 from probgen.core.together import Together
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def by_blocks(
 
     Blocks are independent: globals of a Bayesian model are drawn anew in each, unless ``given=`` has
     them. Draws of a block follow from ``seed`` and the number of its first row, so that they are the
-    same for the same ``max_rows`` and as many processes, and other ones where rows are cut in
-    another way; what is not random does not depend on how rows are cut.
+    same for the same ``max_rows``, however many processes there are, and other ones where rows are cut
+    in another way; what is not random does not depend on how rows are cut.
 
     Parameters
     ----------
@@ -108,10 +108,10 @@ def by_blocks(
     checks.is_seed(**checks.given(seed=seed))
     together = Together(fabric)
     with together.agreed():
-        stream = as_stream(data)
+        stream = as_stream(data, gen)
     together.check_call(gen, stream, {"max_rows": max_rows})
     drawn = together.share(drawn_seed() if seed is None else int(seed))
-    blocks = stream.blocks(int(max_rows), together.part)
+    blocks = shared_blocks(stream, int(max_rows), together.part)
     return results(function, gen, stream, blocks, drawn, options)
 
 

@@ -40,11 +40,19 @@ from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from probgen.core import checks
 from probgen.core.arguments import Keywords
-from probgen.core.conversion import Arraylike, Framelike, is_empty, is_nested, rows_from
+from probgen.core.conversion import (
+    Arraylike,
+    Framelike,
+    has_named_columns,
+    is_empty,
+    is_nested,
+    rows_from,
+)
 from probgen.core.turns import lent
 
 Range = tuple[int, int]
 Rows = tuple[Any, ...]
+Encoder = Callable[[Any], Tensor]  # of a frame
 FAMILY = ("x", "context")  # the arguments that families take, in their order
 ROW = re.compile(r"\brow (\d+)")
 ENTRY = re.compile(r", entry (\d+)(?![\d,]|, \d)")
@@ -215,6 +223,27 @@ def share(size: int, rank: int, world: int) -> Range:
     return rank * size // world, (rank + 1) * size // world
 
 
+def shared_blocks(
+    stream: RowStream, max_rows: int, part: tuple[int, int] = (0, 1)
+) -> Iterator[RowBlock]:
+    """Blocks of one part that are blocks of the whole, wherever the number of all rows is known or not.
+
+    What is drawn for a block, by its first row, does then not depend on how many parts there are.
+
+    >>> stream = MemoryRows((torch.zeros(9, 2),))
+    >>> [[block.start for block in shared_blocks(stream, 2, (rank, 2))] for rank in range(2)]
+    [[0, 2], [4, 6, 8]]
+    """
+    if stream.size is None:
+        return stream.blocks(max_rows, part)
+    checks.at_least(1, max_rows=max_rows)
+    parts = share(-(-stream.size // max_rows), *part)
+    begin, end = (min(stream.size, number * max_rows) for number in parts)
+    if isinstance(stream, SeekableRows):
+        return in_blocks(stream.read([(begin, end)]), begin, max_rows)
+    return between(stream.blocks(max_rows), begin, end)
+
+
 def in_blocks(pieces: Iterable[RowBlock], start: int, size: int) -> Iterator[RowBlock]:
     """Blocks of ``size`` rows, the last one of fewer, of pieces of any sizes; ``start`` is the first row.
 
@@ -342,13 +371,21 @@ class BatchRows(RowStream):
 
     Of several parts each reads all batches and takes every ``world``-th block.
 
+    Parameters
+    ----------
+    batches : iterable
+        Tensors, tuples of them, or dicts by name.
+    encode : callable, optional
+        Makes rows of a frame; default: frames of numbers are rows as they are.
+
     >>> stream = BatchRows([torch.zeros(3, 2), torch.ones(1, 2)])
     >>> [block.size for block in stream.blocks(2)]
     [2, 2]
     """
 
-    def __init__(self, batches: Iterable[Any]):
+    def __init__(self, batches: Iterable[Any], encode: Encoder | None = None):
         self.batches = batches
+        self.encode = encode
         self.rereadable = not isinstance(batches, Iterator)
 
     @property
@@ -370,19 +407,23 @@ class BatchRows(RowStream):
                 given = next(batches, None)
             if given is None:
                 return
-            block = RowBlock(arguments_in(given), start)
+            block = RowBlock(arguments_in(given, self.encode), start)
             start += block.size
             if block.size:
                 yield block
 
 
-def arguments_in(batch: Any) -> Rows:
+def arguments_in(batch: Any, encode: Encoder | None = None) -> Rows:
     """The arguments in a batch: a tensor, a tuple or list of these, or a dict by name.
+
+    With ``encode`` a frame, or a dict of columns, becomes rows by the names of its columns.
 
     >>> arguments_in([torch.zeros(2, 1), torch.ones(2)])
     (tensor([[0.],
             [0.]]), tensor([1., 1.]))
     """
+    if encode is not None:
+        batch = _encoded(batch, encode)
     if isinstance(batch, Mapping):
         return by_name({name: rows_from(name, value) for name, value in batch.items()})
     parts = batch if isinstance(batch, tuple | list) and not is_nested(batch) else (batch,)
@@ -392,8 +433,21 @@ def arguments_in(batch: Any) -> Rows:
     return rows
 
 
-def as_stream(data: Any) -> RowStream:
+def _encoded(batch: Any, encode: Encoder) -> Any:
+    """A batch whose frames are rows: the batch itself, or x in it."""
+    if isinstance(batch, Mapping) and "x" in batch and set(batch) <= set(FAMILY):
+        return {**batch, "x": _encoded(batch["x"], encode)}
+    if has_named_columns(batch):
+        return encode(batch)
+    if isinstance(batch, tuple | list) and batch and has_named_columns(batch[0]):
+        return (encode(batch[0]), *batch[1:])
+    return batch
+
+
+def as_stream(data: Any, gen: Any = None) -> RowStream:
     """Whatever a user passes as data, as a stream of rows in their order.
+
+    Frames in it are read by ``gen`` where that finds columns by their names.
 
     A stream as it is; a tensor, array, frame, or a tuple or dict of these as rows in memory; a
     loader or another iterable as its batches.
@@ -403,7 +457,7 @@ def as_stream(data: Any) -> RowStream:
     TypeError
         For what is nothing of that kind, and for a loader that shuffles.
     ValueError
-        For lists that hold nothing.
+        For lists that hold nothing, and streams of columns that ``gen`` would have to encode.
 
     >>> as_stream(torch.zeros(4, 2)).size
     4
@@ -411,9 +465,11 @@ def as_stream(data: Any) -> RowStream:
     3
     """
     if isinstance(data, RowStream):
+        check_encoded(data, gen)
         return data
+    encode: Encoder | None = gen.rows if getattr(gen, "names_columns", False) else None
     if is_nested(data) or isinstance(data, Tensor | tuple | Mapping | Arraylike | Framelike):
-        return MemoryRows(arguments_in(data))
+        return MemoryRows(arguments_in(data, encode))
     if is_empty(data):
         raise ValueError(
             f"expected data with at least one row, got {data!r}; check how it was filtered"
@@ -428,7 +484,19 @@ def as_stream(data: Any) -> RowStream:
             "expected rows in their order, got a DataLoader with a sampler; make it with "
             "DataLoader(dataset, shuffle=False), of torch.utils.data.Subset(dataset, numbers) for some"
         )
-    return BatchRows(data)
+    return BatchRows(data, encode)
+
+
+def check_encoded(stream: RowStream, gen: Any) -> None:
+    """Refuses numbers of columns that were not encoded, for a model that finds columns by name.
+
+    Codes of labels, and the order of columns, are those of the model; ``ValueError``.
+    """
+    if stream.names is not None and getattr(gen, "names_columns", False):
+        raise ValueError(
+            f"expected columns that {type(gen).__name__} has encoded, by their names, got those of "
+            f"{type(stream).__name__} as plain numbers; make the stream with encode=gen.rows"
+        )
 
 
 def _in_order(loader: DataLoader) -> bool:

@@ -320,7 +320,7 @@ def _read(
     with together.agreed():
         _check(family)
         reader = FamilyReader(gen, weights, labels)
-        stream = as_stream(x)
+        stream = as_stream(x, gen)
         check_rereadable(stream)
     together.check_call(None, stream, {"shapes of the model": _shapes(family)})
     sampled = together.share(int(torch.randint(2**62, ())) if seed is None else int(seed))

@@ -60,13 +60,15 @@ MANY = 0.1  # share of rows with such chains, from which on a warning says so
 
 
 class Incomplete(NamedTuple):
-    """A frame with missing cells, and the model that completes it."""
+    """A frame with missing cells, if rows came as one, and the model that completes it."""
 
     gen: Any
-    frame: Any
+    frame: Any = None
 
     def completed(self, rows: Tensor, missing: Tensor) -> Any:
-        """The frame with rows ``(B, D)`` in place of what is missing."""
+        """The frame with rows ``(B, D)`` in place of what is missing; of encoded rows a new one."""
+        if self.frame is None:
+            return self.gen.frame(rows)
         return self.gen.completed(self.frame, rows, missing)
 
 
@@ -92,7 +94,7 @@ class Imputation:
         forgotten where they started. A guide that is narrower than the posterior makes chains slow
         in the tails, which this share does not show: draws of longer chains do.
     given : Incomplete, optional
-        The frame that was completed, where x was one and the model has a table.
+        The model, where it has a table, and the frame that was completed, where x was one.
     """
 
     draws: Tensor
@@ -115,12 +117,13 @@ class Imputation:
     def frame(self) -> Any:
         """The completed frame: the mean of the draws of numbers and dates, the mode of labels.
 
-        Cells that were known are those of the frame that was given, whose index it has.
+        Cells that were known are those of the frame that was given, whose index it has. Where rows
+        came encoded, block by block of a stream, it is a new frame, as the model draws them.
 
         Raises
         ------
         TypeError
-            If rows were given as numbers.
+            If the model has no table.
         """
         given = self._frame_given()
         return given.completed(given.gen.center(self.draws), self.missing)
@@ -131,7 +134,7 @@ class Imputation:
         Raises
         ------
         TypeError
-            If rows were given as numbers.
+            If the model has no table.
         """
         given = self._frame_given()
         return [given.completed(rows, self.missing) for rows in self.draws]
@@ -287,8 +290,9 @@ def impute(
     with together.agreed():
         _check_completed(gen, context)
         given = _original(gen, x)
-        of_frame = getattr(gen, "gives_frames", False) and has_named_columns(x)
-        incomplete = Incomplete(gen, x) if of_frame else None
+        incomplete = None
+        if getattr(gen, "gives_frames", False):
+            incomplete = Incomplete(gen, x if has_named_columns(x) else None)
         x, context = (*as_rows(gen, x, context, missing=True), None)[:2]
         missing = _missing(gen, (x, context))
     together.check_call(gen, (x, context), {"draws": draws, "num_steps": num_steps})

@@ -113,7 +113,7 @@ class Settled:
     needed : list of str
         The columns that have to be read.
     names : list of str or None
-        Those of x, where each is one number of a row.
+        Those of x, where each is one number of a row as it is.
     """
 
     def __init__(
@@ -139,7 +139,8 @@ class Settled:
                 _check_numbers(schema, each, isinstance(columns[argument], str))
         self._shapes: dict[str, tuple[int, ...]] = {}
         x = self.columns.get("x")
-        self.names = None if x is None or isinstance(x, str) else x
+        made = x is None or isinstance(x, str) or "x" in self.encode
+        self.names = None if made else x
 
     def block(self, table: Any, start: int) -> RowBlock:
         """The rows of a table of Arrow, as arguments of the programs."""

@@ -21,6 +21,7 @@ from probgen.core.streams import (
     RowBlock,
     RowStream,
     SeekableRows,
+    check_encoded,
     concatenated,
     in_blocks,
     placed,
@@ -292,6 +293,7 @@ def _with(chosen: Selection, tensors: Sequence[Tensor] | None) -> Selection:
 
 def streamed(stream: RowStream, request: Request) -> StreamSource:
     """The batches of a stream for one run; ``ValueError`` for what needs all rows in memory."""
+    check_encoded(stream, request.gen)
     refuse_own_rows(request)
     refuse_weights(request, "name the column that holds them: Parquet(paths, weights='weight')")
     if not stream.rereadable:
