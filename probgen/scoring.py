@@ -16,7 +16,7 @@ from probgen.compile.cost_model import Profile, fitting
 from probgen.compile.scheduling import Call, Choice, Window, repeated, windows
 from probgen.core import checks
 from probgen.core.arguments import is_leaf
-from probgen.core.by_blocks import AT_ONCE, BlockResult, drawn_seed, results, seed_of, wider_blocks
+from probgen.core.by_blocks import BlockResult, drawn_seed, large_blocks, results, seed_of
 from probgen.core.entry import as_rows
 from probgen.core.given_weights import weights_from
 from probgen.core.in_memory import is_stream
@@ -32,7 +32,7 @@ from probgen.core.runtime import rows_in_plate, validation
 from probgen.core.score import MeanScore, Score
 from probgen.core.seeds import Seed, seeded, takes_seed
 from probgen.core.sites import in_plate, observed_sites
-from probgen.core.streams import as_stream, share
+from probgen.core.streams import as_stream, share, shared_blocks
 from probgen.core.together import Together
 from probgen.core.unions import atoms_in_words, atoms_of
 from probgen.core.unvisited import leaves_values_out
@@ -103,9 +103,9 @@ def log_likelihood(
         elsewhere nothing, with ``True`` a line every 30 seconds, with a number one every so many. ``False``: nothing.
     fabric : lightning_fabric.Fabric, optional
         A launched Fabric: each of its processes scores a part of the rows, and all of them get the
-        whole result, in the order of the rows. Of an exact density it is that of one process; draws
-        follow from the seed and from how rows are shared, so that they are the same for as many
-        processes, and other ones than those of one.
+        whole result, in the order of the rows. Of an exact density it is that of one process, and of a
+        stream whatever the density. Draws for rows in memory follow from the seed and from how rows
+        are shared: they are the same for as many processes, and other ones than those of one.
 
     Returns
     -------
@@ -197,9 +197,12 @@ def _of_stream(
         stream = as_stream(data, gen)
     together.check_call(gen, stream, {"particles": how["particles"]})
     seed = together.share(drawn_seed())
-    read = stream.blocks(int(max_rows or AT_ONCE), together.part)
-    if max_rows is None:
-        read = wider_blocks(read)
+    with together.agreed():
+        read = (
+            large_blocks(stream, together.part)
+            if max_rows is None
+            else shared_blocks(stream, int(max_rows), together.part)
+        )
     blocks = results(log_likelihood, gen, stream, read, seed, how)
     asked = progress if together.first else False
     with Progress("log_likelihood", unit="rows", asked=asked) as shown, together.agreed():

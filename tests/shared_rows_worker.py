@@ -22,6 +22,7 @@ from probgen.core.module import Fixed
 from probgen.core.streams import MemoryRows
 from probgen.core.together import Together
 from probgen.infer import em_stream
+from probgen.streams import Iterated
 
 STEPS = {"max_iter": 2, "tol": 0.0, "seed": 3}
 
@@ -152,6 +153,69 @@ def row_cases(fabric):
     yield "report", apart(*(torch.tensor([line.value for line in each]) for each in (found, alone)))
 
 
+def same_cases(fabric):
+    """Draws of two processes are those of one: of a stream without a fabric, in memory with one."""
+    torch.manual_seed(0)
+    one = Fabric(accelerator="cpu", devices=1)
+    covariance = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+    gen = Fixed(dist.MultivariateNormal, loc=torch.zeros(2), covariance_matrix=covariance)
+    gaps = torch.randn(23, 2)
+    gaps[::2, 1] = torch.nan
+    program, y = rowwise(), torch.randn(23)
+    chains = {"z": torch.randn(70, 23)}
+    for function, model, x, how in (
+        (pg.impute, gen, gaps, {"draws": 3}),
+        (pg.posterior, program, y, {"draws": 150}),
+        (pg.predictive, program, y, {"draws": 150}),
+        (pg.predictive, program, y, {"draws": 150, "new_rows": True}),
+        (pg.predictive, program, y, {"given": chains}),
+    ):
+        name = f"{function.__name__} {sorted(how)}"
+        call = partial(function, model, seed=2, **how)
+        yield f"{name} in memory", apart(*(values(call(x, fabric=each)) for each in (one, fabric)))
+        if "given" in how:
+            continue
+        for form in (MemoryRows((x,)), list(x.split(5)), Numbers(x)):
+            alone = list(call(stream_of(form), max_rows=4))
+            own = list(call(stream_of(form), max_rows=4, fabric=fabric))
+            parts = Together(fabric).gather([(each.start, values(each.result)) for each in own])
+            found = sorted((each for part in parts for each in part), key=lambda part: part[0])
+            same = [each.start for each in alone] == [start for start, _ in found]
+            far = [apart(values(a.result), b) for a, (_, b) in zip(alone, found, strict=True)]
+            yield f"{name} of {type(form).__name__}", max(far) + float(not same)
+    vae = pg.VAE(
+        prior=Fixed(dist.Normal, loc=torch.zeros(1), scale=1.0),
+        decoder=pg.heads.Gaussian(torch.nn.Linear(1, 4)),
+        encoder=pg.heads.Gaussian(torch.nn.Linear(2, 2)),
+    )
+    score = partial(pg.log_likelihood, vae, particles=2, seed=1, max_rows=4)
+    for form in (MemoryRows((torch.randn(23, 2),)), list(torch.randn(23, 2).split(5))):
+        means = [score(form, fabric=each).mean for each in (None, fabric)]
+        yield f"scores of draws, {type(form).__name__}", apart(*map(torch.tensor, means))
+
+
+class Numbers:
+    """Samples that are read from the beginning to the end."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __iter__(self):
+        return iter(self.x)
+
+
+def stream_of(form):
+    """Something that functions read as a stream, also of a program, to which lists are arguments."""
+    if isinstance(form, Numbers):
+        return Iterated(form, rows=len(form.x))
+    return iter(form) if isinstance(form, list) else form
+
+
+def values(found):
+    """What was drawn, as tensors."""
+    return [found.draws] if isinstance(found, pg.Imputation) else list(found.values())
+
+
 def refusal(function, *arguments, **options):
     """What is raised."""
     try:
@@ -212,7 +276,7 @@ def unlike_calls(rank):
     yield "seed, sample_report", partial(pg.sample_report, rows, rows), {"seed": rank}
 
 
-CASES = {"em": [em_cases], "scores": [score_cases, row_cases, refused_cases]}
+CASES = {"em": [em_cases], "scores": [score_cases, row_cases, refused_cases, same_cases]}
 
 
 def work():

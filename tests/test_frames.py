@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from pandas.testing import assert_frame_equal
 from polars.testing import assert_frame_equal as assert_polars_equal
 from scipy import stats
+from torch.utils.data import DataLoader
 
 import probgen as pg
 from probgen.core.columns import SOFTPLUS
@@ -546,10 +548,98 @@ def test_missing_cells_are_filled_with_what_the_others_tell(fitted):
     assert (copies[0]["height"][lost] != copies[1]["height"][lost]).all()
 
 
-def test_imputed_numbers_have_no_frame():
+def test_imputed_numbers_have_no_frame_but_encoded_rows_a_new_one():
+    x = torch.tensor([[torch.nan]])
     gen = scored(pd.DataFrame({"a": NORMAL}))
     with pytest.raises(TypeError, match=r"give pg\.impute a pg\.Tabular and a frame"):
-        pg.impute(gen, torch.tensor([[torch.nan]])).frame()
+        pg.impute(gen.family, x).frame()
+    done = pg.impute(gen, x, seed=0)
+    assert done.frame()["a"].item() == pytest.approx(done.draws.item(), rel=1e-6)
+
+
+CUTS = {
+    "list": lambda frame: cut(frame),
+    "iterator": lambda frame: iter(cut(frame)),
+    "columns in another order": lambda frame: [part[part.columns[::-1]] for part in cut(frame)],
+    "polars": lambda frame: [pl.from_pandas(part) for part in cut(frame)],
+    "arrow": lambda frame: [
+        pa.Table.from_pandas(part, preserve_index=False) for part in cut(frame)
+    ],
+    "loader": lambda frame: DataLoader(
+        range(len(frame)), 7, collate_fn=lambda rows: frame.iloc[rows]
+    ),
+    "batches by name": lambda frame: [{"x": part} for part in cut(frame)],
+    "encoded": lambda frame: [pg.Table.read(people()).encode(part) for part in cut(frame)],
+}
+BATCHED = {
+    "log_likelihood": lambda gen, data: pg.log_likelihood(gen, data).mean,
+    "impute": lambda gen, data: joined(pg.impute(gen, data, seed=0, max_rows=1000)),
+    "predictive": lambda gen, data: len(joined(pg.predictive(gen, data, draws=2))["x"][0]),
+}
+
+
+def cut(frame):
+    return [frame.iloc[start : start + 7] for start in range(0, len(frame), 7)]
+
+
+def joined(found):
+    """The only block of a stream, or what there is of rows in memory."""
+    found = next(found).result if isinstance(found, Iterator) else found
+    return found.frame() if isinstance(found, pg.Imputation) else found
+
+
+@pytest.mark.table(quick=8)
+@pytest.mark.parametrize("form", CUTS)
+@pytest.mark.parametrize("name", BATCHED)
+def test_frames_in_batches_are_the_whole_frame(name, form):
+    whole = people().iloc[:40]
+    gen = pg.Tabular(pg.Table.read(people()), mixture(pg.Table.read(people())))
+    frame = whole.copy()
+    frame.loc[frame.index[::3], "height"] = np.nan
+    expected = BATCHED[name](gen, frame)
+    found = BATCHED[name](gen, CUTS[form](frame))
+    if not isinstance(expected, pd.DataFrame):
+        assert found == pytest.approx(expected, rel=1e-5)
+        return
+    known = frame["height"].notna().to_numpy()
+    assert found["height"].notna().all() and len(found) == len(frame)
+    assert list(found["visits"]) == list(expected["visits"])
+    np.testing.assert_allclose(found["height"][known], frame["height"][known].to_numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["list", "polars", "columns in another order"])
+def test_em_of_frames_in_batches_is_that_of_the_whole(form):
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": random.normal(size=60), "b": random.normal(5, 3, 60)})
+    frame.loc[:20, "a"] += 8
+    table = pg.Table.read(frame)
+    fitted = []
+    for data in (frame, CUTS[form](frame)):
+        torch.manual_seed(0)
+        gen = pg.Tabular(table, pg.GaussianMixture(2, 2))
+        pg.em(gen, data, seed=0, max_iter=500)
+        fitted.append(pg.log_likelihood(gen, frame).mean)
+    assert fitted[0] == pytest.approx(fitted[1], abs=1e-4)
+
+
+READERS = {
+    "log_likelihood": pg.log_likelihood,
+    "impute": pg.impute,
+    "posterior": pg.posterior,
+    "fit": lambda gen, data: pg.fit(gen, data, steps=1, **QUICK),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_plain_numbers_of_columns_are_refused_where_a_table_encodes_them(name, tmp_path):
+    frame = pd.DataFrame({"b": [3, 1, 3, 1] * 5, "a": np.arange(20) * 1.7})
+    table = pg.Table.read(frame[["a", "b"]]).change(b=Label([1, 3]))
+    gen = pg.Tabular(table, Mixed(Constant(Mixed(None, table.heads()).width), table.heads()))
+    frame.to_parquet(tmp_path / "rows.parquet")
+    path = str(tmp_path / "*.parquet")
+    with pytest.raises(ValueError, match=r"by their names.* encode=gen\.rows"):
+        READERS[name](gen, pg.streams.Parquet(path))
+    READERS[name](gen, pg.streams.Parquet(path, encode=gen.rows))  # as it says
 
 
 def test_polars_goes_all_the_way():

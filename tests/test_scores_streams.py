@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pyro
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import probgen as pg
 import probgen.core.entry
-from probgen.core.by_blocks import by_blocks, wider_blocks
+from probgen.core.by_blocks import by_blocks
 from probgen.core.module import Fixed
 from probgen.core.score import MeanScore, Score
 from probgen.core.streams import MemoryRows
@@ -64,8 +63,8 @@ def test_blocks_hold_the_scores_of_their_rows(size):
 @pytest.mark.parametrize("form", ["rows", "batches"])
 def test_a_stream_is_read_in_blocks_that_hold_many_numbers(monkeypatch, form):
     """Each costs a probe: of narrow rows there are more in a block."""
-    monkeypatch.setattr("probgen.scoring.AT_ONCE", 2)
-    monkeypatch.setattr("probgen.scoring.wider_blocks", partial(wider_blocks, numbers=30))
+    monkeypatch.setattr("probgen.core.by_blocks.AT_ONCE", 2)
+    monkeypatch.setattr("probgen.core.by_blocks.NUMBERS", 30)
     x = rows()
     seen = []
     own = pg.core.entry.as_rows
@@ -77,7 +76,8 @@ def test_a_stream_is_read_in_blocks_that_hold_many_numbers(monkeypatch, form):
     monkeypatch.setattr("probgen.scoring.as_rows", counted)
     data = MemoryRows((x,)) if form == "rows" else list(x.split(5))
     found = pg.log_likelihood(mixture(), data)
-    assert seen == [10, 10, 3]  # of three numbers each
+    # of three numbers each; of rows that can be read from any place on there are eight, or about so
+    assert seen == {"rows": [4, 4, 4, 4, 4, 3], "batches": [10, 10, 3]}[form]
     assert found.mean == pytest.approx(pg.log_likelihood(mixture(), x).mean, rel=1e-12)
     seen.clear()
     pg.log_likelihood(mixture(), data, max_rows=7)
@@ -275,7 +275,7 @@ def test_what_stands_beside_a_stream_is_refused():
 @pytest.fixture(scope="module")
 def two_processes():
     found = results(WORKER, "scores")
-    assert len(found) == 3
+    assert len(found) == 4
     return found
 
 
@@ -284,6 +284,13 @@ def test_two_processes_score_and_complete_what_one_does(two_processes):
     for found in (*two_processes[0], *two_processes[1]):
         assert {case: value for case, value in found.items() if not value < 1e-6} == {}
     assert len(two_processes[0][0]) == 6 and len(two_processes[1][0]) == 6
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_does(two_processes):
+    for found in two_processes[3]:
+        assert {case: value for case, value in found.items() if not value < 1e-6} == {}
+        assert len(found) == 5 + 4 * 3 + 2
 
 
 @pytest.mark.slow

@@ -11,7 +11,15 @@ from probgen.core import checks
 from probgen.core.keywords import taken
 from probgen.core.row_sample import keys_of
 from probgen.core.rows import tensors_of
-from probgen.core.streams import RowBlock, RowStream, as_stream, concatenated, shared_blocks
+from probgen.core.streams import (
+    RowBlock,
+    RowStream,
+    SeekableRows,
+    as_stream,
+    concatenated,
+    every,
+    shared_blocks,
+)
 from probgen.core.together import Together
 
 if TYPE_CHECKING:
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 4096  # rows of a block
 NUMBERS = 2**22  # in blocks that are joined: what a call costs beside them is little then
+FEWEST = 8  # blocks of a stream, where they need not be smaller for it than AT_ONCE
 SEEDS = 2**62
 
 
@@ -136,6 +145,26 @@ def results(
         with stream.told(block):
             result = function(gen, *block.rows, **own)
         yield BlockResult(result, block.start, block.size)
+
+
+def large_blocks(stream: RowStream, part: tuple[int, int] = (0, 1)) -> Iterator[RowBlock]:
+    """Blocks of one part, as many rows at once as make what a call costs beside them little.
+
+    They hold :data:`NUMBERS` numbers at most, and where rows can be read from any place on they are an
+    eighth of all rows at most, so that processes have something to share. How rows are cut does not
+    depend on how many parts there are.
+
+    >>> from probgen.core.streams import MemoryRows
+    >>> blocks = large_blocks(MemoryRows((torch.zeros(80_000, 2),)))
+    >>> [(block.start, block.size) for block in blocks][-2:]
+    [(61440, 12288), (73728, 6272)]
+    """
+    if not isinstance(stream, SeekableRows):
+        return every(wider_blocks(stream.blocks(AT_ONCE), NUMBERS), *part)
+    first = next(stream.blocks(1), None)
+    width = 1 if first is None else sum(value.numel() for value in tensors_of(first.rows))
+    several = min(NUMBERS // (AT_ONCE * max(1, width)), -(-stream.size // (FEWEST * AT_ONCE)))
+    return shared_blocks(stream, AT_ONCE * max(1, several), part)
 
 
 def wider_blocks(blocks: Iterable[RowBlock], numbers: int = NUMBERS) -> Iterator[RowBlock]:

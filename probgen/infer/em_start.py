@@ -22,7 +22,7 @@ from probgen.core.together import Together
 CANDIDATES = 64  # rows of a round, at most
 SHARE = 16  # rows in all to one of a round
 ROUNDS = (3, 2)  # over the sample, over all rows
-ENTRIES = 2**22  # distances at once
+ENTRIES = 2**18  # distances at once, which a processor keeps near
 
 
 class SomeRows(Protocol):
@@ -121,10 +121,14 @@ class _Strata:
     def nearest(self, x: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
         """Squared distances of rows to their nearest centers, and which these are; ``(n,)`` each."""
         centers = self.standardized(centers.to(x.device))
-        parts = self.standardized(x).split(max(1, ENTRIES // len(centers)))
-        found = [torch.cdist(part, centers).min(1) for part in parts]
-        distance = torch.cat([each.values for each in found]).double().square()
-        return distance, torch.cat([each.indices for each in found])
+        squares = centers.square().sum(1)
+        distances, places = [], []
+        for part in x.split(max(1, ENTRIES // len(centers))):
+            own = self.standardized(part)  # less its own square, which moves no minimum
+            found = torch.addmm(squares, own, centers.T, alpha=-2.0).min(1)
+            distances.append((found.values + own.square().sum(1)).clamp_min(0.0))
+            places.append(found.indices)
+        return torch.cat(distances).double(), torch.cat(places)
 
     def weights(self, blocks: Iterable[SomeRows], centers: Tensor) -> Tensor:
         """How much the rows weigh that are nearest to each center, ``(centers,)``."""

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 LOW = 0.05  # acceptance, below which a chain hardly moves
 KINDS = ("exact", "asymptotic", "heuristic")
 Completed = tuple[Tensor, str, Tensor]  # draws, their kind, acceptance of every row
+CHAINED, FEWEST = 1024, 4  # rows of a block that processes share, at most; blocks, about
 MANY = 0.1  # share of rows with such chains, from which on a warning says so
 
 
@@ -241,8 +242,8 @@ def impute(
     fabric : lightning_fabric.Fabric, optional
         A launched Fabric: each of its processes completes a part of the rows in memory, and all of
         them get all rows, in their order; of a stream each gets the blocks of its part. Draws,
-        globals included, are those of a process or of a block: other ones for other numbers of
-        processes.
+        globals included, are those of a block: the same ones for any number of processes, and for
+        rows in memory other ones than without a fabric.
 
     Returns
     -------
@@ -314,19 +315,24 @@ def impute(
 
 
 def _shared_out(complete: Callable[..., Completed], batch: tuple, together: Together) -> Completed:
-    """Completed rows, each process completing its part of them, in all of them."""
-    if together.world == 1:
+    """Completed rows, each process completing its part of them, in all of them.
+
+    Blocks, and what is drawn for each, do not depend on how many processes there are.
+    """
+    if together.fabric is None:
         return complete(batch=batch)
-    seed = seed_of(together.share(drawn_seed()), together.rank)
-    rows = slice(*share(len(batch[0]), *together.part))
-    own: Completed | None = None
+    seed = together.share(drawn_seed())
+    rows = len(batch[0])
+    size = min(CHAINED, -(-rows // FEWEST))
+    own: list[Completed] = []
     with together.agreed():
-        if rows.stop > rows.start:
-            with seeded(seed):
-                part = tuple(None if each is None else each[rows] for each in batch)
+        for number in range(*share(-(-rows // size), *together.part)):
+            block = slice(number * size, (number + 1) * size)
+            with seeded(seed_of(seed, block.start)):
+                part = tuple(None if each is None else each[block] for each in batch)
                 done, kind, acceptance = complete(batch=part)
-                own = done.cpu(), kind, acceptance.cpu()
-    parts = [part for part in together.gather(own) if part is not None]
+            own.append((done.cpu(), kind, acceptance.cpu()))
+    parts = [part for several in together.gather(own) for part in several]
     device = batch[0].device
     completed = torch.cat([done for done, _, _ in parts], 1).to(device)
     kinds = [kind for _, kind, _ in parts]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -18,6 +18,7 @@ from torch import Tensor
 from probgen.compile.scheduling import Choice
 from probgen.core import checks
 from probgen.core.by_blocks import AT_ONCE, BlockResult, by_blocks, drawn_seed
+from probgen.core.checksum import checksum
 from probgen.core.entry import as_rows
 from probgen.core.enumerating import enumerating
 from probgen.core.in_memory import is_stream
@@ -35,10 +36,14 @@ from probgen.core.sites import (
     latent_sites,
     sample_sites,
 )
+from probgen.core.together import Together
 from probgen.infer.given import GivenDraws, follows, guide_trace, merged, model_trace
+from probgen.infer.shared_draws import shared_draws
 from probgen.infer.simulate import Draws, Runs, Unobserved, trace_of
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from probgen.core.module import GenerativeModel
 
 
@@ -55,6 +60,7 @@ def posterior(
     memory: float | None = None,
     compile: Choice = "auto",
     seed: Seed = None,
+    fabric: Fabric | None = None,
 ) -> Draws | Iterator[BlockResult]:
     r"""Draws of every latent site of the guide, and of the model's deterministic sites.
 
@@ -88,6 +94,10 @@ def posterior(
     seed : int or torch.Generator, optional
         The same call with the same seed gives the same draws, and leaves torch's random state as it
         was.
+    fabric : lightning_fabric.Fabric, optional
+        A launched Fabric: its processes share the draws, and all of them get all; of a stream each gets
+        the blocks of its part. Draws are the same for any number of processes, and other ones than
+        without a fabric (of a stream the same).
 
     Returns
     -------
@@ -118,12 +128,20 @@ def posterior(
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.positive(**checks.given(memory=memory))
     checks.one_of(("auto", True, False), compile=compile)
+    together = Together(fabric)
     if len(batch) == 1 and is_stream(batch[0], gen):
         how: dict[str, Any] = {"draws": draws, "discrete": discrete}
-        how |= {"memory": memory, "compile": compile, "seed": drawn_seed()}
-        return by_blocks(posterior, gen, batch[0], max_rows=max_rows or AT_ONCE, **how)
-    batch = as_rows(gen, *batch, optional=True)
-    found = posterior_of(gen, batch, draws, discrete, (max_rows, memory, compile))
+        how |= {"memory": memory, "compile": compile}
+        cut: dict[str, Any] = {"max_rows": max_rows or AT_ONCE, "seed": drawn_seed()}
+        return by_blocks(posterior, gen, batch[0], fabric=fabric, **cut, **how)
+    with together.agreed():
+        batch = as_rows(gen, *batch, optional=True)
+    together.check_call(gen, batch, {"draws": draws, "discrete": discrete})
+
+    def draw(begin: int, end: int) -> Draws:
+        return posterior_of(gen, batch, end - begin, discrete, (max_rows, memory, compile))
+
+    found = shared_draws(draw, draws, together)
     if not found and (why := _why_empty(gen, batch)):
         warnings.warn(f"the posterior has no site: {why}", stacklevel=6)
     return found
@@ -244,6 +262,7 @@ def predictive(
     memory: float | None = None,
     compile: Choice = "auto",
     seed: Seed = None,
+    fabric: Fabric | None = None,
 ) -> Draws | Iterator[BlockResult]:
     r"""Draws from the posterior predictive distribution of the observed sites.
 
@@ -270,7 +289,7 @@ def predictive(
         Whether to draw the latents inside the data plate from the model.
     sites : iterable of str, optional
         Names of the sites to return, deterministic ones included; default: the observed ones.
-    max_rows, memory, compile, seed
+    max_rows, memory, compile, seed, fabric
         As in :func:`posterior`.
 
     Returns
@@ -292,27 +311,68 @@ def predictive(
     checks.at_least(1, **checks.given(max_rows=max_rows))
     checks.positive(**checks.given(memory=memory))
     checks.one_of(("auto", True, False), compile=compile)
+    asked = _Asked(new_rows, None if sites is None else list(sites), max_rows, memory, compile)
+    together = Together(fabric)
     if len(batch) == 1 and is_stream(batch[0], gen):
-        asked: dict[str, Any] = {"draws": draws, "given": given, "new_rows": new_rows}
-        asked |= {"sites": sites if sites is None else list(sites), "seed": drawn_seed()}
-        asked |= {"memory": memory, "compile": compile}
-        return by_blocks(predictive, gen, batch[0], max_rows=max_rows or AT_ONCE, **asked)
-    batch = as_rows(gen, *batch, optional=True)
-    probe = model_trace(gen, batch)
-    how: dict[str, Any] = {"max_rows": max_rows, "memory": memory, "compile": compile}
-    observed = _observed(probe)
-    new_rows = new_rows or not observed
-    local = {
-        name
-        for name, site in probe.nodes.items()
-        if site["type"] == "sample" and in_plate(site, gen.plate)
-    }
+        how = asked._asdict() | {"max_rows": max_rows or AT_ONCE, "seed": drawn_seed()}
+        return by_blocks(predictive, gen, batch[0], fabric=fabric, draws=draws, given=given, **how)
+    with together.agreed():
+        batch = as_rows(gen, *batch, optional=True)
+        probe = model_trace(gen, batch)
+        if given is not None:
+            loose = follows(probe) | (_local(gen, probe) if _is_new(probe, asked) else set())
+            given = merged(given, gen, batch, probe, loose)
+            draws = len(next(iter(given.values()), range(draws)))
+    told = checksum(given.values()) if given and together.world > 1 else None
+    together.check_call(gen, batch, {"draws": draws, "new_rows": new_rows, "given": told})
+
+    def draw(begin: int, end: int) -> Draws:
+        own = None if given is None else {name: value[begin:end] for name, value in given.items()}
+        return _predicted(gen, batch, probe, end - begin, own, asked)
+
+    return shared_draws(draw, draws, together)
+
+
+class _Asked(NamedTuple):
+    """What :func:`predictive` is asked for beside the draws."""
+
+    new_rows: bool
+    sites: list[str] | None
+    max_rows: int | None
+    memory: float | None
+    compile: Choice
+
+    @property
+    def limits(self) -> tuple:
+        return self.max_rows, self.memory, self.compile
+
+
+def _local(gen: GenerativeModel, probe: poutine.Trace) -> set[str]:
+    """Names of the sites inside the data plate."""
+    sites = sample_sites(probe)
+    return {name for name, site in sites.items() if in_plate(site, gen.plate)}
+
+
+def _is_new(probe: poutine.Trace, asked: _Asked) -> bool:
+    """Whether other rows are predicted."""
+    return asked.new_rows or not _observed(probe)
+
+
+def _predicted(
+    gen: GenerativeModel,
+    batch: tuple,
+    probe: poutine.Trace,
+    draws: int,
+    given: Draws | None,
+    asked: _Asked,
+) -> Draws:
+    """:func:`predictive` of checked arguments, ``given`` with all chains in one dim."""
+    observed, new_rows, local = _observed(probe), _is_new(probe, asked), _local(gen, probe)
+    limits = dict(zip(("max_rows", "memory", "compile"), asked.limits, strict=True))
     if given is None:
-        given = posterior_of(gen, batch, draws, not new_rows, (max_rows, memory, compile))
-    elif new_rows:
-        given = merged(given, gen, batch, probe, local | follows(probe))
-    else:
-        given = complete(gen, *batch, given=given, **how)
+        given = posterior_of(gen, batch, draws, not new_rows, asked.limits)
+    elif not new_rows:
+        given = complete(gen, *batch, given=given, **limits)
     values: Any = given
     free = [
         s for name, s in latent_sites(probe).items() if name not in values and not is_enumerated(s)
@@ -327,10 +387,12 @@ def predictive(
     if new_rows:
         values = {name: value for name, value in values.items() if name not in local}
     wanted = (
-        _named(probe, sites) if sites is not None else [*observed, *completed_sites(probe)] or free
+        _named(probe, asked.sites)
+        if asked.sites is not None
+        else [*observed, *completed_sites(probe)] or free
     )
     count = len(next(iter(values.values()))) if values else draws
-    return Runs(gen, batch, probe, **how).of(Unobserved()(gen.model), count, wanted, values)
+    return Runs(gen, batch, probe, *asked.limits).of(Unobserved()(gen.model), count, wanted, values)
 
 
 @explained
