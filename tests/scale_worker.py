@@ -225,12 +225,28 @@ def refused(fabric):
     return [told, kept]
 
 
+def refused_files(fabric, folder):
+    """What a file of another run says to a model, and whether that is whole and as it was."""
+    gen = trained(fabric, steps=2, checkpoint=folder / "other", verdict=False)[0]
+    before = {name: value.clone() for name, value in gen.state_dict().items()}
+    told = []
+    for rows in (ROWS[:90], ROWS.flip(0)):
+        try:
+            pg.fit(gen, rows, fabric=fabric, steps=5, checkpoint=folder / "other", resume=True)
+        except pg.CheckpointError as error:
+            told.append(str(error))
+    kinds = {type(p) is nn.Parameter for p in gen.parameters()}
+    same = {torch.equal(before[name], value) for name, value in gen.state_dict().items()}
+    return [told, sorted(kinds), sorted(same), len(pg.sample(gen, 4))]
+
+
 def parts(strategy, processes, folder):
     fabric = fabric_of(strategy, processes)
     return {
         "taught": taught(fabric, processes),
         "players": players(fabric),
         "refused": refused(fabric),
+        "refused files": refused_files(fabric, folder),
     }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,20 @@ def test_sharded_games_averages_teachers_and_what_is_refused(spawned):
     assert infinite.startswith("NonFiniteLoss: step 1: loss inf")
     assert "expected one stage with fully_sharded(), got 2" in stages
     assert "expected a row for each process at least, got 1 for 2 processes" in rows
+    told, plain, same, drawn = found["refused files"]
+    assert len(told) == 2 and "expected the 101 rows that" in told[0] and "got others" in told[1]
+    assert (plain, same, drawn) == ([True], [True], 4)
+
+
+@pytest.mark.parametrize("timeout", [5, None, timedelta(0), timedelta(seconds=-1)])
+def test_what_is_no_time_limit_is_refused(timeout):
+    with pytest.raises((TypeError, ValueError), match=r"timeout.*pass datetime\.timedelta"):
+        fully_sharded(timeout=timeout)
+
+
+def test_a_time_limit_is_that_of_the_strategy():
+    assert fully_sharded(timeout=timedelta(minutes=5))._timeout == timedelta(minutes=5)
+    assert fully_sharded()._timeout == timedelta(minutes=30)
 
 
 def test_other_strategies_that_shard_are_refused():

@@ -55,7 +55,10 @@ MOST = 2**12  # numbers of a meeting
 MODULUS = 2**20  # of steps, whose squares a double is to hold
 STOP, INTERRUPT, FAILURE = "stop", "interrupt", "failure"
 ALIKE = "give fit the same arguments in every process"
-LIMIT = "Fabric(strategy=DDPStrategy(timeout=timedelta(minutes=5)))"
+LIMIT = (
+    "Fabric(strategy=DDPStrategy(timeout=timedelta(minutes=5))), or "
+    "strategy=probgen.train.fully_sharded(timeout=timedelta(minutes=5))"
+)
 
 
 _groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # by the processes that were launched

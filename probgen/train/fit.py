@@ -38,7 +38,7 @@ from probgen.train.adapters import (
     trainable,
     weighs_rows,
 )
-from probgen.train.agreement import END, Agreement, agreeing, told_once
+from probgen.train.agreement import BEFORE, END, Agreement, agreeing, told_once
 from probgen.train.alike import (
     SHARED_OUT,
     facts_of,
@@ -521,6 +521,28 @@ class _Work:
             ready.rows_of,
             self.agreement,
         )
+        with left_whole(run):
+            with self.agreement.guard():
+                self._make_ready(number, run, ready)
+                self.agreement.meet(BEFORE)
+            plan = self._plan(number, run, ready)
+            if self.now is not None:
+                run.saved = self.now[0].saved
+            self.history.compiled = ""
+            engine = Engine(run, stage.compile, each_step(stage.callbacks))
+            self.now = run, plan
+            with one_precision(ready.objective, self.gen):
+                train(run, plan, engine, stage.callbacks, self.record, self.progress)
+        self._tell_compiled(number)
+        watched = stage.patience is not None and run.waited >= stage.patience
+        self.history.descends = _descends(ready.objective) and not watched
+        self.judged = None if self.history.interrupted else (run, ready.held_out)
+        if not plan.last:
+            self._left = Left(run, stage, plan.goes_on)
+
+    def _make_ready(self, number: int, run: Run, ready: _Ready) -> None:
+        """What a run does before its first step; what one process refuses all refuse."""
+        stage = ready.stage
         if run.sharding is None:  # whose loss is no collective call
             check_sizes(run)
         run.restores = stage.patience is not None
@@ -529,20 +551,6 @@ class _Work:
         self._begin(number, run, stage)
         if holds_gradients(self.fabric):
             run.watch = GradientWatch(run)
-        plan = self._plan(number, run, ready)
-        if self.now is not None:
-            run.saved = self.now[0].saved
-        self.history.compiled = ""
-        engine = Engine(run, stage.compile, each_step(stage.callbacks))
-        self.now = run, plan
-        with one_precision(ready.objective, self.gen), left_whole(run):
-            train(run, plan, engine, stage.callbacks, self.record, self.progress)
-        self._tell_compiled(number)
-        watched = stage.patience is not None and run.waited >= stage.patience
-        self.history.descends = _descends(ready.objective) and not watched
-        self.judged = None if self.history.interrupted else (run, ready.held_out)
-        if not plan.last:
-            self._left = Left(run, stage, plan.goes_on)
 
     def _begin(self, number: int, run: Run, stage: Stage) -> None:
         """Where the run stands: at its beginning, in its file, or where the stage before has left it."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from probgen.core.checks.reports import wrong_type, wrong_value
 from probgen.libraries import load
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import Strategy
 
+HALF_AN_HOUR = timedelta(minutes=30)
+TIMEOUT = "pass datetime.timedelta(minutes=5), or leave it out"
 LATE = (
     "expected all parameters before the first step where processes hold parts of them, got one "
     "that the program states later; state it in every run of the program, or train with "
@@ -23,7 +27,7 @@ LATE = (
 )
 
 
-def fully_sharded() -> Strategy:
+def fully_sharded(timeout: timedelta = HALF_AN_HOUR) -> Strategy:
     r"""A strategy of Fabric: each process holds a part of parameters, gradients and optimizer state.
 
     Of n processes each keeps an n-th of each parameter (of its first dim), with what the optimizer
@@ -39,10 +43,22 @@ def fully_sharded() -> Strategy:
     folder of shards beside it; each process writes its own, and any number of processes goes on from
     them. Parameters without dims are held by all.
 
+    Parameters
+    ----------
+    timeout : datetime.timedelta
+        How long processes wait for one another before they say that one is gone.
+
     Returns
     -------
     lightning_fabric.strategies.Strategy
         For ``Fabric(strategy=fully_sharded(), devices=...)``.
+
+    Raises
+    ------
+    TypeError
+        If ``timeout`` is no timedelta.
+    ValueError
+        If it is not positive.
 
     References
     ----------
@@ -54,7 +70,11 @@ def fully_sharded() -> Strategy:
     >>> fabric.world_size
     2
     """
-    strategy: Strategy = _strategy_class()()
+    if not isinstance(timeout, timedelta):
+        wrong_type("timeout as a datetime.timedelta", timeout, TIMEOUT)
+    if timeout <= timedelta(0):
+        wrong_value("timeout > 0", timeout, TIMEOUT)
+    strategy: Strategy = _strategy_class()(timeout)
     return strategy
 
 
@@ -66,8 +86,8 @@ def _strategy_class() -> type:
     class FullySharded(ModelParallelStrategy):
         """Whole batches are spread over all processes, and none of them shares one."""
 
-        def __init__(self) -> None:
-            super().__init__(_shard)
+        def __init__(self, timeout: timedelta):
+            super().__init__(_shard, timeout=timeout)
 
         @property
         def distributed_sampler_kwargs(self) -> dict[str, Any]:

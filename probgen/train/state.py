@@ -428,7 +428,7 @@ def _warn(
         )
     run.asked["seed"] = then["seed"]
     if texts:
-        warnings.warn("; ".join(texts), FitWarning, stacklevel=9)
+        warnings.warn("; ".join(texts), FitWarning, stacklevel=10)
 
 
 def _apply(
