@@ -1,8 +1,8 @@
 """Independent tasks side by side in processes, through joblib.
 
-Chains, starts, simulations, refits: what one of them gives does not depend on the others, nor on how
-many run at once. All functions that have such tasks take ``n_jobs``, with the meaning that it has in
-scikit-learn:
+Chains, starts, simulations, refits: what one of them gives does not depend on the others, nor on
+how many run at once. All functions that have such tasks take ``n_jobs``, with the meaning that it
+has in scikit-learn:
 
 ============== =====================================================================================
 ``n_jobs``     what happens
@@ -13,16 +13,18 @@ n > 1          n processes of one core each
 -1, -2, ...    as many as there are cores, one less, ...
 ============== =====================================================================================
 
-Results are the same, bit for bit, for every number: each task has random numbers of its own, and one
-core, for sums that several cores share are rounded in another way. With ``None`` and no configuration
-operations use all cores that torch is given, and large sums may differ in their last digits.
+Results are the same, bit for bit, for every number: each task has random numbers of its own (of
+torch, of NumPy and of Python), and one core, for sums that several cores share are rounded in
+another way. With ``None`` and no configuration operations use all cores that torch is given, and
+large sums may differ in their last digits.
 
-The processes may be on other machines: ``with joblib.parallel_config(backend="dask")`` around a call
-is enough, or ``"ray"``. Threads do not help, for Pyro's handlers are one for all of them: backends of
-threads run the tasks in turn. So do tasks inside of tasks.
+The processes may be on other machines: ``with joblib.parallel_config(backend="dask")`` around a
+call is enough, or ``"ray"``. Threads do not help, for Pyro's handlers are one for all of them:
+backends of threads run the tasks in turn. So do tasks inside of tasks.
 
-What a task needs is sent by cloudpickle, once for all tasks and never written where others could read
-it: programs of a script, of a notebook, and functions inside of functions work.
+What a task needs is sent by cloudpickle, once for all tasks and never written where others could
+read it: programs of a script, of a notebook, and functions inside of functions work. So is what a
+program sees beside its arguments (:class:`Surroundings`).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import math
 import multiprocessing
 import pickle
 import platform
+import random
 import signal
 import sys
 import tempfile
@@ -45,6 +48,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy
 import pyro
 import torch
 
@@ -224,10 +228,19 @@ def run_tasks(
 
 @contextmanager
 def _drawing(seed: int | None) -> Iterator[None]:
-    with ExitStack() as stack:
-        if seed is not None:
-            stack.enter_context(own_random_state(seed))
+    """Random numbers of a task: torch's, and those that libraries of others draw from."""
+    if seed is None:
         yield
+        return
+    others = random.getstate(), numpy.random.get_state()  # noqa: NPY002 (libraries draw from it)
+    try:
+        random.seed(int(seed))
+        numpy.random.seed(int(seed) % 2**32)  # noqa: NPY002
+        with own_random_state(seed):
+            yield
+    finally:
+        random.setstate(others[0])
+        numpy.random.set_state(others[1])  # noqa: NPY002
 
 
 @contextmanager
@@ -283,7 +296,7 @@ class _Report(NamedTuple):
     number: int
     result: Any = None
     stop: KeyboardInterrupt | None = None
-    error: Exception | None = None
+    error: bytes | None = None
     warned: tuple[tuple[type[Warning], str], ...] = ()
 
 
@@ -304,7 +317,7 @@ class _Side:
         self.named = named
         self.count = count
         self.advance = advance
-        self.content = _packed((function, _surroundings()), count)
+        self.content = _packed((function, Surroundings.now()), count)
         self.found: dict[int, _Report] = {}
         self.failed: list[BaseException] = []
         self.news = threading.Event()  # there is one more of them
@@ -322,9 +335,10 @@ class _Side:
                 except KeyboardInterrupt as stop:
                     self._end()
                     raise TasksInterrupted(*self._parts()) from stop
-                except BaseException:
+                finally:
                     (self.folder / STOP).touch()
-                    raise
+            if self.failed:
+                raise self.failed[0]
         self._warn()
         return [self.found[number].result for number in range(len(self.tasks))]
 
@@ -363,28 +377,26 @@ class _Side:
     def _keep(self, report: _Report) -> None:
         try:
             if report.error is not None:
-                raise report.error
-            result = None if report.stop else pickle.loads(report.result)
-            self.found[report.number] = report._replace(result=result)
-        except Exception as error:  # of the task, or of what its result is made of
-            self.failed.append(error)
+                self.failed.append(pickle.loads(report.error))
+            else:
+                result = None if report.stop else pickle.loads(report.result)
+                self.found[report.number] = report._replace(result=result)
+        except Exception as error:  # whatever the objects of others raise
+            self.failed.append(_unread(error))
         self.news.set()
 
     def _collect(self, until: float = math.inf) -> None:
-        """Waits until all have come, or time is up, and tells of progress."""
-        while len(self.found) < len(self.tasks) and time.monotonic() < until:
+        """Waits until all have come, one has failed, or time is up, and tells of progress."""
+        while len(self.found) < len(self.tasks) and time.monotonic() < until and not self.failed:
             self.news.wait(GLANCE)
             self.news.clear()
-            if self.failed:
-                raise self.failed[0]
             self._look()
         self._look()  # what came between the last look and the last result
 
     def _end(self) -> None:
         """Tasks end where they are and say what they have, unless Ctrl-C comes again."""
         (self.folder / STOP).touch()
-        with suppress(Exception):  # what ends now says nothing new
-            self._collect(time.monotonic() + GRACE)
+        self._collect(time.monotonic() + GRACE)
 
     def _parts(self) -> tuple[dict[int, Any], dict[int, KeyboardInterrupt]]:
         reports = sorted(self.found.items())
@@ -431,23 +443,76 @@ def _packed(value: Any, count: int) -> bytes:
     except Exception as error:  # whatever the objects of others raise
         raise TypeError(
             f"expected what can be sent to other processes ({count} of them), got an object that "
-            f"cannot ({type(error).__name__}: {error}); make it inside of the program, or leave n_jobs "
-            "out"
+            f"cannot ({type(error).__name__}: {error}); make it inside of the program, or leave "
+            "n_jobs out"
         ) from error
 
 
-def _surroundings() -> dict[str, Any]:
-    """What a program may see beside its arguments, as it is in this process."""
-    return {
-        "dtype": torch.get_default_dtype(),
-        "parameters": pyro.get_param_store().get_state(),
-    }
+def _unread(error: Exception) -> RuntimeError:
+    """What the user is told where something was sent and cannot be made again from it."""
+    made = RuntimeError(
+        f"expected what another process can make again from what was sent, got an object that "
+        f"cannot be ({type(error).__name__}: {error}); make it inside of the program, or leave "
+        "n_jobs out"
+    )
+    made.__cause__ = error
+    return made
+
+
+class Surroundings(NamedTuple):
+    """What a program may see beside its arguments, as it is in the process that asks.
+
+    Attributes
+    ----------
+    dtype : torch.dtype
+        The default type of floating-point numbers.
+    deterministic : tuple of bool
+        Whether torch is to take deterministic algorithms alone, and whether it only warns.
+    grad : bool
+        Whether gradients are recorded.
+    parameters : dict
+        Pyro's parameter store.
+    """
+
+    dtype: torch.dtype
+    deterministic: tuple[bool, bool]
+    grad: bool
+    parameters: dict[str, Any]
+
+    @classmethod
+    def now(cls) -> Surroundings:
+        return cls(
+            torch.get_default_dtype(),
+            (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            ),
+            torch.is_grad_enabled(),
+            dict(pyro.get_param_store().get_state()),
+        )
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """The block has them."""
+        before = self.now()
+        parameters: Any = self.parameters
+        try:
+            self._set()
+            with torch.set_grad_enabled(self.grad), pyro.get_param_store().scope(parameters):
+                yield
+        finally:
+            before._set()
+
+    def _set(self) -> None:
+        torch.set_default_dtype(self.dtype)
+        enabled, warns = self.deterministic
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
 
 
 # ---------------------------------------------------------------- in the other process
 
 _lock = threading.Lock()
-_loaded: dict[str, tuple[Task, dict[str, Any]]] = {}
+_loaded: dict[str, tuple[Task, Surroundings]] = {}
 
 
 def _attempt(parcel: _Parcel, number: int, name: str, seed: int | None, task: bytes) -> _Report:
@@ -462,14 +527,14 @@ def _attempt(parcel: _Parcel, number: int, name: str, seed: int | None, task: by
                     result = _Report(number, _packed(function(advance, *pickle.loads(task)), 1))
         except KeyboardInterrupt as stop:
             return _Report(number, stop=stop)
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it would end the process, not the task
             return _Report(number, error=_sendable(error))
     return result._replace(warned=_told(told))
 
 
 @contextmanager
 def _listening() -> Iterator[list[warnings.WarningMessage]]:
-    """Warnings of the block are kept for the process that asks; elsewhere than in the main thread not."""
+    """Warnings of the block are kept for the process that asks, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield []
         return
@@ -486,7 +551,7 @@ def _told(warned: Sequence[warnings.WarningMessage]) -> tuple:
     )
 
 
-def _unpacked(parcel: _Parcel) -> tuple[Task, dict[str, Any]]:
+def _unpacked(parcel: _Parcel) -> tuple[Task, Surroundings]:
     """Loaded once for all tasks of a call, so that it may keep what it has made ready."""
     with _lock:
         if parcel.digest not in _loaded:
@@ -494,27 +559,25 @@ def _unpacked(parcel: _Parcel) -> tuple[Task, dict[str, Any]]:
                 found = pickle.loads(memoryview(parcel.content))
             except (ImportError, AttributeError) as error:
                 raise RuntimeError(
-                    f"expected code that other processes can import, got {error}; install it there, or "
-                    "define it in the script itself"
+                    f"expected code that other processes can import, got {error}; install it there, "
+                    "or define it in the script itself"
                 ) from error
+            except Exception as error:  # whatever the objects of others raise
+                raise _unread(error) from error
             _loaded.clear()  # one at a time: it may hold all data
             _loaded[parcel.digest] = found
         return _loaded[parcel.digest]
 
 
 @contextmanager
-def _as_there(around: dict[str, Any]) -> Iterator[None]:
+def _as_there(around: Surroundings) -> Iterator[None]:
     """As it is in the process that asks, on one core, without lines of progress."""
-    kept = torch.get_default_dtype()
-    parameters: Any = dict(around["parameters"])
     _mine.inside = True
     try:
-        torch.set_default_dtype(around["dtype"])
-        with one_core(), quietly(), pyro.get_param_store().scope(parameters):
+        with one_core(), quietly(), around.here():
             yield
     finally:
         _mine.inside = False
-        torch.set_default_dtype(kept)
 
 
 @contextmanager
@@ -574,16 +637,19 @@ def _watch(
             return
 
 
-def _sendable(error: Exception) -> Exception:
-    """An error that arrives as it is, with where it came from."""
-    trace = "".join(traceback.format_exception(error))
+def _sendable(error: BaseException) -> bytes:
+    """An error as it is, or its text where that cannot be sent, with where it came from."""
+    import cloudpickle
+
+    note = "in the other process:\n" + "".join(traceback.format_exception(error))
+    error.__traceback__ = None
     try:
-        error.__traceback__ = None
-        found = pickle.loads(pickle.dumps(error))
-        made = error if str(found) == str(error) else None
+        error.add_note(note)
+        made: bytes = cloudpickle.dumps(error)
+        if str(pickle.loads(made)) == str(error):
+            return made
     except Exception:  # whatever the errors of others raise
-        made = None
-    if made is None:
-        made = RuntimeError(f"{type(error).__name__}: {error}")
-    made.add_note(f"in the other process:\n{trace}")
-    return made
+        pass  # then the text alone
+    plain = RuntimeError(f"{type(error).__name__}: {error}")
+    plain.add_note(note)
+    return pickle.dumps(plain)
