@@ -294,7 +294,7 @@ class _Report(NamedTuple):
     """What came of a task."""
 
     number: int
-    result: Any = None
+    result: Any = None  # bytes, until it is kept
     stop: KeyboardInterrupt | None = None
     error: bytes | None = None
     warned: tuple[tuple[type[Warning], str], ...] = ()
@@ -511,33 +511,31 @@ class Surroundings(NamedTuple):
 
 # ---------------------------------------------------------------- in the other process
 
-_lock = threading.Lock()
+_one_at_a_time = threading.Lock()  # handlers and random numbers are one for all threads
 _loaded: dict[str, tuple[Task, Surroundings]] = {}
 
 
 def _attempt(parcel: _Parcel, number: int, name: str, seed: int | None, task: bytes) -> _Report:
-    """One task, and what came of it."""
-    if parcel.is_over():
-        return _Report(number, stop=KeyboardInterrupt())
-    with _listening() as told, _interruptible(parcel, number) as advance:
-        try:
-            with _named(name):
-                function, around = _unpacked(parcel)
-                with _as_there(around), _drawing(seed):
-                    result = _Report(number, _packed(function(advance, *pickle.loads(task)), 1))
-        except KeyboardInterrupt as stop:
-            return _Report(number, stop=stop)
-        except BaseException as error:  # SystemExit too: it would end the process, not the task
-            return _Report(number, error=_sendable(error))
-    return result._replace(warned=_told(told))
+    """One task, and what came of it; one at a time where workers have several threads."""
+    with _one_at_a_time:
+        if parcel.is_over():
+            return _Report(number, stop=KeyboardInterrupt())
+        with _listening() as told, _interruptible(parcel, number) as advance:
+            try:
+                with _named(name):
+                    function, around = _unpacked(parcel)
+                    with _as_there(around), _drawing(seed):
+                        result = _packed(function(advance, *pickle.loads(task)), 1)
+            except KeyboardInterrupt as stop:
+                return _Report(number, stop=stop)
+            except BaseException as error:  # SystemExit too: it would end the process, not the task
+                return _Report(number, error=_sendable(error))
+        return _Report(number, result, warned=_told(told))
 
 
 @contextmanager
 def _listening() -> Iterator[list[warnings.WarningMessage]]:
-    """Warnings of the block are kept for the process that asks, if this is the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield []
-        return
+    """Warnings of the block are kept for the process that asks."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         yield told
@@ -553,20 +551,19 @@ def _told(warned: Sequence[warnings.WarningMessage]) -> tuple:
 
 def _unpacked(parcel: _Parcel) -> tuple[Task, Surroundings]:
     """Loaded once for all tasks of a call, so that it may keep what it has made ready."""
-    with _lock:
-        if parcel.digest not in _loaded:
-            try:
-                found = pickle.loads(memoryview(parcel.content))
-            except (ImportError, AttributeError) as error:
-                raise RuntimeError(
-                    f"expected code that other processes can import, got {error}; install it there, "
-                    "or define it in the script itself"
-                ) from error
-            except Exception as error:  # whatever the objects of others raise
-                raise _unread(error) from error
-            _loaded.clear()  # one at a time: it may hold all data
-            _loaded[parcel.digest] = found
-        return _loaded[parcel.digest]
+    if parcel.digest not in _loaded:
+        try:
+            found = pickle.loads(memoryview(parcel.content))
+        except (ImportError, AttributeError) as error:
+            raise RuntimeError(
+                f"expected code that other processes can import, got {error}; install it there, "
+                "or define it in the script itself"
+            ) from error
+        except Exception as error:  # whatever the objects of others raise
+            raise _unread(error) from error
+        _loaded.clear()  # one at a time: it may hold all data
+        _loaded[parcel.digest] = found
+    return _loaded[parcel.digest]
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from torch import nn
 import probgen as pg
 
 LAYERS, WARM, BATCH = 8, 2, 32
-SIZES = (1e5, 1e6, 1e7, 1e8, 1e9)
+SIZES = (1e5, 1e6, 1e7, 1e8)
 
 
 def width_of(parameters: float) -> int:
@@ -85,7 +85,7 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--sizes", type=float, nargs="+", default=SIZES)
-    parser.add_argument("--largest", type=float, default=1e7, help="what is measured")
+    parser.add_argument("--largest", type=float, default=1e8, help="what is measured")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--ema", type=float)
     given = parser.parse_args()
