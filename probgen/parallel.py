@@ -68,6 +68,7 @@ Jobs = int | None  # the first table
 
 GLANCE = 0.1  # seconds between looks at what the processes have done
 GRACE = 20.0  # seconds that an interrupted task has to say what it has
+PARTING = 5.0  # seconds that a backend has to end the other tasks where one has failed
 STOP = "stop"  # the file that ends tasks
 UNTOLD = (  # warnings about the code of libraries
     DeprecationWarning,
@@ -337,6 +338,7 @@ class _Side:
                     raise TasksInterrupted(*self._parts()) from stop
                 finally:
                     (self.folder / STOP).touch()
+                    thread.join(PARTING)  # backends end what they have begun, whoever comes next
             if self.failed:
                 raise self.failed[0]
         self._warn()
@@ -528,7 +530,7 @@ def _attempt(parcel: _Parcel, number: int, name: str, seed: int | None, task: by
                         result = _packed(function(advance, *pickle.loads(task)), 1)
             except KeyboardInterrupt as stop:
                 return _Report(number, stop=stop)
-            except BaseException as error:  # SystemExit too: it would end the process, not the task
+            except BaseException as error:  # SystemExit too would end the process, not the task
                 return _Report(number, error=_sendable(error))
         return _Report(number, result, warned=_told(told))
 
@@ -640,6 +642,11 @@ def _sendable(error: BaseException) -> bytes:
 
     note = "in the other process:\n" + "".join(traceback.format_exception(error))
     error.__traceback__ = None
+    if isinstance(error, SystemExit):  # which would end the process that asks as well
+        error = RuntimeError(
+            f"expected tasks that return or raise an error, got SystemExit: {error}; return where "
+            "the program calls sys.exit, or see who ends the process"
+        )
     try:
         error.add_note(note)
         made: bytes = cloudpickle.dumps(error)

@@ -1,13 +1,17 @@
 """Tasks in processes: what they give in turn, bit for bit, and what is said where one goes wrong."""
 
+import multiprocessing
 import os
+import random
 import signal
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from functools import partial
 
 import joblib
+import numpy as np
 import pandas
 import pyro
 import pyro.distributions as dist
@@ -292,6 +296,133 @@ def test_parameters_are_seen_and_warnings_come_back(n_jobs):
         assert len([each for each in warned if "the same" in str(each.message)]) == 1
 
 
+class Local(Exception):
+    """As one of a script, which other processes cannot import by its name."""
+
+
+def seen_by(advance, what):
+    """What libraries draw, and what a program sees beside its arguments."""
+    looks = {
+        "NumPy": lambda: np.random.rand(),  # noqa: NPY002
+        "Python": lambda: random.random(),
+        "torch": lambda: torch.rand(()).item(),
+        "deterministic": torch.are_deterministic_algorithms_enabled,
+        "only warns": torch.is_deterministic_algorithms_warn_only_enabled,
+        "gradients": torch.is_grad_enabled,
+        "precision": lambda: str(torch.ones(()).dtype),
+        "threads": torch.get_num_threads,
+    }
+    return looks[what]()
+
+
+SEEN = (
+    "NumPy",
+    "Python",
+    "torch",
+    "deterministic",
+    "only warns",
+    "gradients",
+    "precision",
+    "threads",
+)
+
+
+@contextmanager
+def unusual():
+    """Another precision, deterministic algorithms and no gradients."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+        torch.use_deterministic_algorithms(False)
+
+
+def test_tasks_draw_by_their_seeds_and_leave_all_random_states():
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    found = run_tasks(seen_by, pairs(*SEEN[:3] * 2), [4] * 6, n_jobs=1, name="task")
+    assert found[:3] == found[3:]
+    assert before == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+
+
+@pytest.mark.slow
+def test_tasks_see_the_same_in_other_processes():
+    seeds = list(range(len(SEEN)))
+    with unusual():
+        found = [run_tasks(seen_by, pairs(*SEEN), seeds, n_jobs=n, name="task") for n in (1, 2)]
+    again = run_tasks(seen_by, pairs(*SEEN), seeds, n_jobs=2, name="task")
+    assert found[0] == found[1]
+    assert found[1][3:] == [True, True, False, "torch.float64", 1]
+    assert again[3:] == [False, False, True, "torch.float32", 1]  # nothing of it stays
+
+
+def ends(advance, make):
+    raise make()
+
+
+ENDS = {
+    "sys.exit": (lambda: SystemExit(3), RuntimeError, "return or raise .* got SystemExit: 3; "),
+    "an error that is none": (lambda: KeyError("a"), KeyError, "a"),
+    "an error of a script": (lambda: Local("mine"), Local, "^task . of 2: mine"),
+    "StopIteration": (lambda: StopIteration("over"), StopIteration, "^task . of 2: over"),
+    "GeneratorExit": (lambda: GeneratorExit("end"), GeneratorExit, "^end"),
+    "an error that cannot be sent": (lambda: Locked(), RuntimeError, "^Locked: task . of 2: held"),
+}
+
+
+class Locked(Exception):
+    """An error that holds what cannot be sent."""
+
+    def __init__(self):
+        super().__init__("held")
+        self.lock = threading.Lock()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ENDS)
+def test_whatever_ends_a_task_is_told_and_the_processes_stay(case):
+    make, kind, says = ENDS[case]
+    with pytest.raises(kind, match=says) as caught:
+        run_tasks(ends, pairs(make, make), [0, 0], n_jobs=2, name="task")
+    assert any("in the other process" in note for note in caught.value.__notes__)
+    own = run_tasks(twice, pairs(1, 2), [0, 0], n_jobs=2, name="task")
+    assert own == run_tasks(twice, pairs(1, 2), [0, 0], n_jobs=1, name="task")
+
+
+class Refuses:
+    """Something that can be sent, of which nothing can be made."""
+
+    def __reduce__(self):
+        return refuse, ()
+
+
+def refuse():
+    if multiprocessing.parent_process() is not None:
+        raise TypeError("no hands")
+    return Refuses()
+
+
+def handed(advance, x):
+    return x
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held", ["in the function", "in an argument"])
+def test_what_cannot_be_made_again_is_told(held):
+    one = Refuses()
+    function = partial(handed_with, one) if held == "in the function" else handed
+    values = (1, 2) if held == "in the function" else (one, one)
+    with pytest.raises((RuntimeError, TypeError), match=r"no hands"):
+        run_tasks(function, pairs(*values), [0, 0], n_jobs=2, name="task")
+
+
+def handed_with(kept, advance, x):
+    return x
+
+
 @pytest.mark.slow
 def test_tasks_inside_of_tasks_run_in_turn_with_the_same_precision():
     before = torch.get_default_dtype()
@@ -401,16 +532,73 @@ def test_functions_of_a_script_and_inside_of_functions_are_sent():
     assert torch.equal(script["one"].draws["mu"], script["two"].draws["mu"])
 
 
-@pytest.mark.slow
-def test_a_cluster_of_dask_runs_chains():
+@pytest.fixture(scope="module")
+def dask():
+    """A cluster of two workers with two threads each, of which a task has the process alone."""
     distributed = pytest.importorskip("distributed")
-    call = CALLS["chains of Pyro's sampler"]
-    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    settings = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": None}
     with (
         distributed.LocalCluster(**settings) as cluster,
         distributed.Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):
-        assert processes(None, 3) == 2
-        found = call()
-    assert_same(found, call(n_jobs=1))
+        yield
+
+
+def resamples(**options):
+    return pg.diagnostics.bootstrap(noisy_mean, ROWS, resamples=6, seed=1, **options).draws
+
+
+def noisy_mean(x):
+    return x.mean() + torch.rand(()) + np.random.rand()  # noqa: NPY002
+
+
+def folds(**options):
+    return {"value": pg.diagnostics.kfold(guided, Y, folds=2, particles=3, seed=0, **options).value}
+
+
+def left_out(**options):
+    first = pg.diagnostics.LooResult(torch.zeros(4), torch.ones(4), 0.0)
+    return {"value": pg.diagnostics.reloo(first, guided, Y, seed=0, **options).pointwise}
+
+
+def guided(y):
+    def guide(y):
+        pyro.sample("mu", dist.Normal(y.mean(), 0.4))
+
+    return pg.Program(normal, guide)
+
+
+REFITS = {"resamples": resamples, "folds": folds, "rows left out": left_out}
+ON_CLUSTERS = {
+    **REFITS,
+    **{name: CALLS[name] for name in ("chains of Pyro's sampler", "starts of EM")},
+    "candidates of a search": found_models,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_CLUSTERS)
+def test_a_cluster_of_dask_gives_the_same(dask, name):
+    assert processes(None, 3) >= 2
+    found = ON_CLUSTERS[name]()
+    assert_same(found, ON_CLUSTERS[name](n_jobs=1))
+
+
+@pytest.mark.slow
+def test_warnings_and_errors_come_from_a_cluster_of_dask(dask):
+    pyro.param("level", torch.tensor(7.0))
+    with pytest.warns(UserWarning, match="the same for all"):
+        run_tasks(told, pairs(1, 2), [0, 0], n_jobs=None, name="sum")
+    pyro.clear_param_store()
+    with pytest.raises(ValueError, match=r"^sum 2 of 2: expected no three, got 3; leave it out"):
+        run_tasks(twice, pairs(1, 3), [0, 0], n_jobs=None, name="sum")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["threading", "multiprocessing", "loky"])
+@pytest.mark.parametrize("name", REFITS)
+def test_refits_are_the_same_by_any_backend(backend, name):
+    alone = REFITS[name](n_jobs=1)
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        assert_same(alone, REFITS[name]())
