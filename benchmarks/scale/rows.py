@@ -26,17 +26,18 @@ memory  1,000,000   0.46 / 80     0.12 / 53    3.6, 0.11 / 44          0.00 / 31
 memory  10,000,000  3.71 / 710    1.03 / 448   4.7, 1.23 / 416         0.03 / 305
 memory  100,000,000 44.2 / 7070   9.07 / 4267  3.9, 10.9 / 3910        0.48 / 3056
 memory  slope       0.99 / 0.97   0.95 / 0.95  0.02, 1.00 / 0.98       1.10 / 1.00
-file    10,000      0.03 / 4      0.02 / 2     3.9, 0.18 / 6           0.01 / 1
-file    100,000     0.44 / 107    0.04 / 11    5.1, 0.19 / 10          0.01 / 1
-file    1,000,000   2.43 / 532    0.36 / 65    4.2, 0.18 / 10          0.03 / 1
-file    10,000,000  22.9 / 570    1.81 / 94    3.5, 0.19 / 19          0.25 / 5
+file    10,000      0.03 / 5      0.02 / 2     3.9, 0.18 / 6           0.01 / 1
+file    100,000     0.37 / 47     0.04 / 11    5.1, 0.19 / 10          0.01 / 1
+file    1,000,000   1.77 / 123    0.36 / 65    4.2, 0.18 / 10          0.03 / 1
+file    10,000,000  15.8 / 142    1.81 / 94    3.5, 0.19 / 19          0.25 / 5
 file    100,000,000 151 / 365     19.2 / 85    6.7, 0.04 / 15          3.01 / 5
-file    slope       0.90 / -0.08  0.86 / 0.06  0.10, -0.34 / 0.08      0.97 / 0.33
+file    slope       0.97 / 0.24   0.86 / 0.06  0.10, -0.34 / 0.08      0.97 / 0.33
 ======= =========== ============= ============ ======================= ===========
 
-From a file EM takes three and a half times as long, for its start looks in three more passes for
-clusters that a sample of the rows misses (at 100,000,000 rows as it is now; at fewer before its
-distances were computed in pieces that a processor keeps near, which spared a sixth).
+From a file EM takes three and a half to four times as long, for its start looks in three more passes
+for clusters that a sample of the rows misses. (EM from a file below 100,000,000 rows: by a second run,
+``--forms file --sizes 1e4 1e5 1e6 1e7``, once its start computed distances in smaller pieces; it took
+2.4 and 23 s, and some 550 MiB, before.)
 
     python benchmarks/scale/rows.py
     python benchmarks/scale/rows.py --sizes 1e4 2e4 --largest 1e4 --steps 4       # does it run
