@@ -1,5 +1,6 @@
 """Tasks in processes: what they give in turn, bit for bit, and what is said where one goes wrong."""
 
+import importlib.util
 import multiprocessing
 import os
 import random
@@ -602,3 +603,30 @@ def test_refits_are_the_same_by_any_backend(backend, name):
     alone = REFITS[name](n_jobs=1)
     with joblib.parallel_config(backend=backend, n_jobs=2):
         assert_same(alone, REFITS[name]())
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """A node of two workers on the loopback address, which needs half a minute to start."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed; it is no requirement of the tests")
+    import ray
+    from ray.util.joblib import register_ray
+
+    settings = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    try:
+        ray.init(address="local", _node_ip_address="127.0.0.1", **settings)
+    except (RuntimeError, OSError, TimeoutError) as error:  # a node that does not start in time
+        pytest.skip(f"no node of Ray: {error}")
+    register_ray()
+    with joblib.parallel_config(backend="ray", n_jobs=2):
+        yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_and_goes_on_after_an_error(ray):
+    with pytest.raises(ValueError, match=r"^sum 2 of 2: expected no three, got 3; leave it out"):
+        run_tasks(twice, pairs(1, 3), [0, 0], n_jobs=None, name="sum")
+    for call in (folds, resamples):
+        assert_same(call(), call(n_jobs=1))
