@@ -125,7 +125,7 @@ def library_from(content: bytes, machine: str) -> CompiledCall:
 
 def this_machine() -> str:
     """What a library must have in common with the process that loads it."""
-    return _digest(_machine())
+    return digest(_machine())
 
 
 def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> CompiledCall:
@@ -177,7 +177,7 @@ def _load(content: bytes) -> CompiledCall:
     library = rest[: int(size)]
     calls = rest[int(size) :]
     file = (
-        cache.temporary(KIND) / f"{_digest(content)}.so"
+        cache.temporary(KIND) / f"{digest(content)}.so"
     )  # one name for one content, which is then loaded once
     beside = file.with_suffix(".json")
     with turn():
@@ -208,7 +208,7 @@ def _own_folder() -> Iterator[None]:
     if before not in (None, "", private_torch.default_cache_folder()):
         yield
         return
-    os.environ[TORCHS] = str(cache.folder(f"inductor-{_digest(_machine(), _compiler())[:16]}"))
+    os.environ[TORCHS] = str(cache.folder(f"inductor-{digest(_machine(), _compiler())[:16]}"))
     try:
         yield
     finally:
@@ -220,10 +220,11 @@ def _own_folder() -> Iterator[None]:
 def _key(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> str:
     """What the machine code depends on."""
     layouts = [(tuple(value.shape), value.stride(), value.dtype) for value in inputs]
-    return _digest(graph.code, layouts, torch.get_num_threads(), LIBRARY, _machine(), _compiler())
+    return digest(graph.code, layouts, torch.get_num_threads(), LIBRARY, _machine(), _compiler())
 
 
-def _digest(*parts: object) -> str:
+def digest(*parts: object) -> str:
+    """One name for all that something depends on."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -245,7 +246,7 @@ def _machine() -> tuple[str, ...]:
 
 def _compiler() -> tuple[str, ...]:
     """The compiler that inductor will take, its version, and all settings that reach it."""
-    compilers = map(_version, private_torch.cpp_compilers())
+    compilers = map(compiler_version, private_torch.cpp_compilers())
     variables = [
         f"{name}={value}" for name, value in sorted(os.environ.items()) if name in VARIABLES
     ]
@@ -253,7 +254,8 @@ def _compiler() -> tuple[str, ...]:
 
 
 @functools.cache
-def _version(compiler: str) -> str:
+def compiler_version(compiler: str) -> str:
+    """What a compiler tells of itself."""
     try:
         told = subprocess.run(
             [compiler, "--version"],

@@ -17,7 +17,7 @@ RUNNING = (
 
 def changed_inputs(graph: fx.Graph) -> set[fx.Node]:
     """Inputs that some operation changes in place, be it through a view."""
-    bases = _bases(graph)
+    bases = shared_memory(graph)
     return {base for base in _changed(graph, bases) if base.op == "placeholder"}
 
 
@@ -27,14 +27,14 @@ def relax_views(graph: fx.Graph) -> None:
     A compiler may lay out a result in another way than the operation did that was recorded; then
     there is no such view.
     """
-    bases = _bases(graph)
+    bases = shared_memory(graph)
     changed = _changed(graph, bases)
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
         if not bases[node] & changed:
             node.target = torch.ops.aten.reshape.default
 
 
-def _bases(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
+def shared_memory(graph: fx.Graph) -> dict[fx.Node, set[fx.Node]]:
     """For every node those in whose memory its result may lie."""
     bases: dict[fx.Node, set[fx.Node]] = {}
     for node in graph.nodes:

@@ -23,6 +23,8 @@ from probgen.compile.backend import (
     library_of,
     this_machine,
 )
+from probgen.compile.kernel_library import Kernel, Loop
+from probgen.compile.kernel_lowering import NotLowered
 from probgen.compile.inductor_workarounds import spell_out_alphas, spell_out_masked_puts
 from probgen.compile.mutation_analysis import changed_inputs, relax_views
 from probgen.compile.random_numbers import Pool, hoist_draws, is_random, new_input
@@ -161,6 +163,10 @@ class Compiled:
         Number of tensor operations in it.
     random : bool
         Whether it makes draws itself, which depend on values.
+    kernel : Kernel or None
+        What :meth:`lower` has made.
+    unlowered : str
+        Why there is none.
     """
 
     def __init__(self, recording: Recording):
@@ -177,6 +183,8 @@ class Compiled:
         self.module = graph
         self._run: Callable[[list[Tensor]], Sequence[Tensor]] = self._interpreted
         self.random = any(map(is_random, graph.graph.nodes))
+        self.kernel: Kernel | None = None
+        self.unlowered = ""
 
     def build(self, *examples: Tensor, library: bool = True) -> Compiled:
         """Compiles for inputs such as these; the result is kept on disk for the next time.
@@ -195,6 +203,44 @@ class Compiled:
                 raise NotCompilable(_first_line(error)) from error
             self._compare(inputs)
         return self
+
+    def lower(self, *examples: Tensor, fixed: int) -> bool:
+        """Makes a kernel, of which many calls cost less than one of a library, where there can be one.
+
+        Whether there is one now. The first ``fixed`` inputs are the same in all of those calls.
+        """
+        with torch.no_grad(), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            inputs = self.inputs(*examples)
+            moving = {*range(fixed, len(examples))}
+            moving |= {*range(len(inputs) - len(self._draws), len(inputs))}
+            try:
+                if self.random:
+                    raise NotLowered("draws depend on values")
+                kernel = Kernel(self.module.graph, inputs, {*range(len(inputs))} - moving)
+                self._run = kernel
+                self._compare(inputs)
+            except (NotLowered, NotCompilable) as error:
+                self._run = self._interpreted
+                self.unlowered = str(error)
+                return False
+        self.kernel = kernel
+        return True
+
+    def forget_kernel(self, reason: str) -> None:
+        """Goes back to where it was before :meth:`lower`."""
+        self.kernel = None
+        self.unlowered = reason
+        self._run = self._interpreted
+
+    @property
+    def drawn(self) -> int:
+        """Bytes of the draws of a call."""
+        return sum(torch.Size(d.shape).numel() * d.dtype.itemsize for d in self._draws)
+
+    def loop(self, count: int) -> Loop:
+        """So many calls of the kernel as one."""
+        assert self.kernel is not None  # :meth:`lower` comes first
+        return Loop(self.kernel, self._closed_over, Pool(self._draws, count))
 
     def _compare(self, inputs: list[Tensor]) -> None:
         """Machine code that gives other results than the operations is not used."""

@@ -6,6 +6,7 @@ Batch, loss, gradient, clipping, update and averages, several steps in one call.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import statistics
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from probgen.compile.kernel_library import Loop
 from probgen.compile.passes import simplify
 from probgen.compile.rounding import tolerance
 from probgen.compile.tracing import Compiled, NotCompilable, Repeated, record_operations, replica
@@ -30,9 +32,16 @@ if TYPE_CHECKING:
     from probgen.train.run import Run
 
 Selection = Any
-# steps in a row without looking up, and seconds that they may take
+_log = logging.getLogger("probgen")
+# steps in a row without looking up, as calls of a library or inside one of a kernel, and seconds
+# that they may take
 MOST = 64
+MOST_LOOPED = 1024
 TOGETHER = 0.02
+# bytes of draws that wait for their steps
+DRAWN = 2**22
+# steps in one call that are compared with steps one by one
+CHECKED = 3
 
 
 class CompiledStep:
@@ -95,7 +104,8 @@ class CompiledStep:
         )
         self.graph: Compiled | None = None
         self.seconds = math.inf
-        self._calls: dict[int, Repeated] = {}
+        self._calls: dict[int, Repeated | Loop] = {}
+        self._prepared: tuple[Compiled, list[Tensor]] | None = None
 
     @property
     def operations(self) -> int:
@@ -132,41 +142,77 @@ class CompiledStep:
 
         ``numbers`` holds the optimizer's hyperparameters in each of them, ``(groups, K)``.
         """
+        count = len(selections)
+        if count not in self._calls:
+            graph = self._built()
+            self._calls[count] = graph.repeatedly(count) if graph.kernel is None else graph.loop(count)
         began = time.perf_counter()
-        if len(selections) not in self._calls:
-            self._calls[len(selections)] = self._built().repeatedly(len(selections))
-        inputs = (
-            [*self.tensors, n, *self._inputs(chosen)]
-            for chosen, n in zip(selections, numbers, strict=True)
-        )
+        call = self._calls[count]
+        inputs = ([n, *self._inputs(chosen)] for chosen, n in zip(selections, numbers, strict=True))
+        if isinstance(call, Loop):
+            results = call(self.tensors, inputs)
+        else:
+            results = torch.stack(call([*self.tensors, *own] for own in inputs))
         # turned afterwards: to stack them by columns takes twice as long
-        results = torch.stack(self._calls[len(selections)](inputs)).T.tolist()
-        self.seconds = min(self.seconds, (time.perf_counter() - began) / len(selections))
-        return results
+        rows = results.T.tolist()
+        self.seconds = min(self.seconds, (time.perf_counter() - began) / count)
+        return rows
 
     def most(self) -> int:
         """So many steps may be made in a row.
 
         What takes some milliseconds, one where draws depend on values.
         """
-        return 1 if self._built().random else max(1, min(MOST, int(TOGETHER / self.seconds)))
+        graph = self._built()
+        if graph.random:
+            return 1
+        bound = MOST
+        if graph.kernel is not None:
+            bound = min(MOST_LOOPED, DRAWN // max(1, graph.drawn))
+        return max(1, min(bound, int(TOGETHER / self.seconds)))
 
     def _built(self) -> Compiled:
         assert self.graph is not None  # :meth:`build` comes first
         return self.graph
 
     def build(self, numbers: Tensor, library: bool = True) -> None:
-        """Compiles the graph, and compares it with the program."""
+        """Compiles the graph, and compares it with the program.
+
+        A kernel that gives other results gives way to a library.
+        """
         graph, inputs = self.prepare(numbers)
+        if self.looped(numbers):
+            try:
+                self._check(graph, inputs)
+                self._check_loop(graph, inputs)
+                self.graph = graph
+                return
+            except NotCompilable as error:
+                _log.warning("steps are not made in one loop: %s", error)
+                graph.forget_kernel(str(error))
         graph.build(*inputs, library=library)
         self._check(graph, inputs)
         self.graph = graph
 
     def prepare(self, numbers: Tensor) -> tuple[Compiled, list[Tensor]]:
         """The graph, not compiled yet, and its inputs."""
-        inputs = [*self.tensors, numbers, *self.example]
-        with torch.no_grad(), assume_missing(True):
-            return Compiled(record_operations(self._step, *inputs)), inputs
+        if self._prepared is None:
+            inputs = [*self.tensors, numbers, *self.example]
+            with torch.no_grad(), assume_missing(True):
+                self._prepared = Compiled(record_operations(self._step, *inputs)), inputs
+        graph, inputs = self._prepared
+        inputs[len(self.tensors)] = numbers
+        return graph, inputs
+
+    def looped(self, numbers: Tensor) -> bool:
+        """Whether many steps can be made inside one call of machine code.
+
+        Which a kernel is compiled for, in a second or two.
+        """
+        graph, inputs = self.prepare(numbers)
+        if graph.kernel is None and not graph.unlowered and self.rule is not OUTSIDE:
+            graph.lower(*inputs, fixed=len(self.tensors))
+        return graph.kernel is not None
 
     def outdated(self) -> str | None:
         """A Python value of the module that is no longer what the graph has taken it for."""
@@ -286,6 +332,22 @@ class CompiledStep:
             raise NotCompilable(
                 f"the compiled step gives another {wrong or 'loss'} than its operations one by one"
             )
+
+    def _check_loop(self, graph: Compiled, inputs: Sequence[Tensor]) -> None:
+        """Several steps in one call are the same steps one by one, number for number."""
+        count = len(self.tensors)
+        copies, again = ([*map(replica, inputs[:count])] for _ in range(2))
+        each = [inputs[count:]] * CHECKED
+        with torch.random.fork_rng():
+            state = torch.get_rng_state()
+            found = graph.loop(CHECKED)(copies, each)
+            drawn = torch.get_rng_state()
+            torch.set_rng_state(state)
+            expected = torch.stack([graph(*again, *own) for own in each])
+            same = torch.equal(drawn, torch.get_rng_state())
+        pairs = [*zip(copies, again, strict=True), (found, expected)]
+        if not same or not all(_identical(one, two) for one, two in pairs):
+            raise NotCompilable("steps in one call are others than one by one")
 
     def _tolerance(self) -> float:
         """By the lowest precision among the operations."""
@@ -414,6 +476,10 @@ def _norm(gradients: Sequence[Tensor]) -> Tensor:
 
 def _wide(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _identical(one: Tensor, two: Tensor) -> bool:
+    return bool(((one == two) | ((one != one) & (two != two))).all())
 
 
 def _flat(value: Tensor) -> Tensor:

@@ -1,0 +1,185 @@
+"""Kernels compiled by the system's own compiler, kept on disk, and called for many steps at once."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from probgen.compile.backend import compiler_version, digest, this_machine
+from probgen.compile.kernel_lowering import Lowering, NotLowered
+from probgen.compile.random_numbers import Pool
+from probgen.core import cache
+from probgen.core.turns import turn
+
+KIND = "kernels"
+COMPILERS = ("g++", "clang++", "c++")
+# the order of sums and the reading of errors are all that they leave to the compiler: NaN and
+# infinity stay what they are
+FLAGS = (
+    *("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math"),
+    *("-ffp-contract=off", "-fopenmp-simd", "-fPIC", "-shared", "-w"),
+)
+LIBRARIES = (("-lmvec", "-lm"), ("-lm",))
+SECONDS = 120
+
+
+class Kernel:
+    """Steps of a graph that changes some of its inputs in place, as many as one likes in one call.
+
+    Parameters
+    ----------
+    graph : Graph
+        It gives one tensor of numbers.
+    inputs : list of Tensor
+        Such as it will get.
+    fixed : set of int
+        Places of those that are the same tensors in all steps of a call.
+
+    Raises
+    ------
+    NotLowered
+        For a graph that no kernel is made of, or where there is no compiler.
+    """
+
+    def __init__(self, graph: fx.Graph, inputs: Sequence[Tensor], fixed: set[int]):
+        lowered = Lowering(graph, inputs, fixed)
+        text, size = lowered.program.source()
+        self._run = load(text)
+        self.fixed = fixed
+        self.width = lowered.width
+        self._shape = lowered.shape
+        self._work = torch.empty(size + 64, dtype=torch.uint8)
+
+    def steps(self, fixed: Sequence[Tensor], moving: np.ndarray) -> Tensor:
+        """One row of results for each row of addresses of the inputs that move.
+
+        Raises ``IndexError`` where a step looks for a row that is not there.
+        """
+        count = len(moving)
+        results = torch.empty(count, self.width, dtype=torch.float64)
+        places = addresses(fixed)
+        work = -(-self._work.data_ptr() // 64) * 64
+        bad = self._run(
+            count, places.ctypes.data, moving.ctypes.data, results.data_ptr(), self.width, work
+        )
+        if bad:
+            raise IndexError("expected indices of rows that are there, got others; correct them")
+        return results
+
+    def __call__(self, values: list[Tensor]) -> list[Tensor]:
+        """One step, as other compiled graphs are called."""
+        fixed = [value for index, value in enumerate(values) if index in self.fixed]
+        moving = [value for index, value in enumerate(values) if index not in self.fixed]
+        results = self.steps(fixed, addresses(moving)[None])
+        return [results[0].reshape(self._shape)]
+
+
+class Loop:
+    """Calls of a kernel for so many steps, whose draws share memory.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Its inputs are those that stay, those that each step has anew, tensors closed over, draws.
+    closed_over : list of Tensor
+        The same in all steps.
+    pool : Pool
+        The draws of all steps.
+    """
+
+    def __init__(self, kernel: Kernel, closed_over: Sequence[Tensor], pool: Pool):
+        self.kernel = kernel
+        self._closed_over = closed_over
+        self._pool = pool
+        self._draws = np.array([_places(row) for row in pool.tensors], dtype=np.uint64)
+        self._moving: np.ndarray | None = None
+
+    def __call__(self, state: Sequence[Tensor], each: Iterable[Sequence[Tensor]]) -> Tensor:
+        """The results of the steps, a row for each."""
+        kept = list(each)  # they stay while their memory is read
+        own = np.array([_places(row) for row in kept], dtype=np.uint64)
+        moving = np.ascontiguousarray(np.concatenate([own, self._draws], 1))
+        self._pool.refill()
+        return self.kernel.steps([*state, *self._closed_over], moving)
+
+
+def addresses(tensors: Sequence[Tensor]) -> np.ndarray:
+    return np.array(_places(tensors), dtype=np.uint64)
+
+
+def _places(tensors: Sequence[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def load(text: str) -> Any:
+    """The function of a kernel's text, from the cache where it is there."""
+    content = cache.read_sealed(_file(text))
+    return _loaded(_made(text) if content is None else content)
+
+
+def _file(text: str) -> Path:
+    return cache.folder(KIND) / f"{digest(text, FLAGS, compiler_version(_compiler()), this_machine())}.sealed"
+
+
+def _loaded(content: bytes) -> Any:
+    file = cache.temporary(KIND) / f"{digest(content)}.so"
+    with turn():
+        try:
+            cache.write(file, content)
+            run = ctypes.CDLL(str(file)).run
+        except OSError as error:
+            raise NotLowered(f"the machine code cannot be loaded ({error})") from error
+        finally:
+            file.unlink(missing_ok=True)
+    run.restype = ctypes.c_int
+    pointer = ctypes.c_void_p
+    run.argtypes = (ctypes.c_int64, pointer, pointer, pointer, ctypes.c_int64, pointer)
+    return run
+
+
+def _compiler() -> str:
+    for name in (os.environ.get("CXX", ""), *COMPILERS):
+        if name and shutil.which(name):
+            return name
+    raise NotLowered("there is no C++ compiler")
+
+
+def _made(text: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="probgen-") as folder:
+        source, made = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
+        source.write_text(text)
+        told = ""
+        for libraries in LIBRARIES:
+            command = [_compiler(), *FLAGS, str(source), "-o", str(made), *libraries]
+            told = _told(command)
+            if made.exists():
+                break
+        else:
+            raise NotLowered(f"the C++ compiler fails: {told.strip()[:200]}")
+        content = made.read_bytes()
+    with suppress(OSError):  # such as a full disk
+        file = _file(text)
+        cache.write_sealed(file, content)
+        cache.trim(file)
+    return content
+
+
+def _told(command: Sequence[str]) -> str:
+    """What the compiler says; it is out of reach of Ctrl-C, which would pass for a failure."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, process_group=0
+        ).stderr
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)

@@ -1,0 +1,457 @@
+"""Loops over elements as one function in C++, for graphs whose operations are small.
+
+Values of one shape are computed in one loop as far as they need nothing of other loops, and stay in
+registers unless a later loop reads them; what depends on nothing that changes is computed once
+before the steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from probgen.compile.kernel_header import HEADER
+
+Shape = tuple[int, ...]
+TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.int64: "int64_t",
+    torch.int32: "int32_t",
+    torch.uint8: "uint8_t",
+    torch.bool: "bool",
+}
+# bytes of values that lie on the stack, which every compiler knows not to overlap
+NEAR = 4096
+ALIGNED = 64
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Where the elements of a value lie: an input, a variable, memory of the kernel, or a number.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Without dims of one element.
+    once : bool
+        Whether it is the same in all steps.
+    group : int
+        The loop that computes it; -1 for inputs and numbers.
+    whole : int
+        From which loop on all of its elements are there.
+    variable : bool
+        Whether it is one number, under its name.
+    stored : bool
+        Whether its elements are looked for in memory.
+    readers : list
+        Loops that read an input, and whether each element is read where it is computed anew.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: Shape
+    once: bool
+    group: int = -1
+    whole: int = 0
+    variable: bool = False
+    stored: bool = False
+    readers: list[tuple[int, bool]] = field(default_factory=list)
+
+    @property
+    def element(self) -> str:
+        """The name of an element in the loop that computes it."""
+        return self.name if self.variable else f"e{self.name}"
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Ref(NamedTuple):
+    """A view of a buffer: the element at an index lies at offset + index x strides."""
+
+    base: Buffer
+    shape: Shape
+    strides: Shape
+    offset: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    def spread(self, shape: Shape) -> Ref:
+        """Broadcast to a shape."""
+        more = len(shape) - len(self.shape)
+        own = zip(self.shape, self.strides, strict=True)
+        strides = (0,) * more + tuple(0 if size == 1 else stride for size, stride in own)
+        return Ref(self.base, shape, strides, self.offset)
+
+    def lies_whole(self) -> bool:
+        """Whether it is its buffer, element by element."""
+        strides = tuple(s for n, s in zip(self.shape, self.strides, strict=True) if n != 1)
+        whole = squeezed(self.shape) == self.base.shape and strides == contiguous(self.base.shape)
+        return whole and self.offset == 0
+
+
+def squeezed(shape: Sequence[int]) -> Shape:
+    """Without dims of one element."""
+    return tuple(size for size in shape if size != 1)
+
+
+def contiguous(shape: Sequence[int]) -> Shape:
+    """Strides of elements in their order.
+
+    >>> contiguous((2, 3, 4))
+    (12, 4, 1)
+    """
+    sizes = itertools.accumulate(reversed(shape[1:]), int.__mul__, initial=1)
+    return tuple(reversed([*sizes])) if shape else ()
+
+
+class Fold(NamedTuple):
+    """A sum, product, maximum or minimum: ``out[kept] = how(out[kept], value)``."""
+
+    out: Buffer
+    value: str
+    how: str
+    start: str
+    strides: Shape
+
+
+class Line(NamedTuple):
+    """A value that one element computes, and where it goes if somebody looks for it there."""
+
+    text: str
+    out: Buffer | None = None
+
+
+@dataclass
+class Group:
+    """One loop nest over a shape, or code of its own."""
+
+    shape: Shape
+    lines: list[Line | Fold] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
+    looks_up: bool = False
+
+
+class Program:
+    """Kernel under construction: each method adds an operation and gives where its result is."""
+
+    def __init__(self) -> None:
+        self._groups: dict[bool, list[Group]] = {True: [], False: []}
+        self._buffers: list[Buffer] = []
+        self._inputs: list[tuple[Buffer, bool]] = []
+        self._names = itertools.count()
+
+    # -- values
+    # --------------------------------------------------------------------------------------------------
+
+    def given(self, dtype: torch.dtype, shape: Shape, strides: Shape, moves: bool, once: bool) -> Ref:
+        """The next input; ``moves``: each step has another one."""
+        name = f"in{len(self._inputs)}"
+        base = Buffer(name, dtype, squeezed(shape), once, stored=True)
+        self._inputs.append((base, moves))
+        return Ref(base, shape, strides)
+
+    def number(self, value: float, dtype: torch.dtype, shape: Shape = ()) -> Ref:
+        base = Buffer(literal(value, dtype), dtype, (), True, variable=True)
+        return Ref(base, shape, (0,) * len(shape))
+
+    def pointwise(
+        self, shape: Shape, dtype: torch.dtype, text: Callable[..., str], refs: Sequence[Ref]
+    ) -> Ref:
+        """``text(*elements)`` at every index."""
+        where, once = self._place(squeezed(shape), refs)
+        read = [self.element(ref.spread(shape), where, once) for ref in refs]
+        out = self._new(dtype, shape, where, once)
+        kind = TYPES[dtype]
+        line = Line(f"const {kind} {out.element} = ({kind})({text(*read)});", out)
+        self._groups[once][where].lines.append(line)
+        return Ref(out, shape, contiguous(shape))
+
+    def fold(self, ref: Ref, dims: Sequence[int], dtype: torch.dtype, how: str, start: str) -> Ref:
+        """Over some dims, which stay with one element."""
+        where, once = self._place(squeezed(ref.shape), [ref])
+        kept = tuple(1 if dim in dims else size for dim, size in enumerate(ref.shape))
+        out = self._new(dtype, kept, where, once)
+        out.whole, out.group, out.stored = where + 1, -1, True
+        strides = Ref(out, kept, contiguous(kept)).spread(ref.shape).strides
+        own = tuple(s for n, s in zip(ref.shape, strides, strict=True) if n != 1)
+        own = own if out.shape else (0,) * len(own)
+        kind = TYPES[dtype]
+        value = f"({kind})({self.element(ref, where, once)})"
+        self._groups[once][where].lines.append(Fold(out, value, how, start, own))
+        return Ref(out, kept, contiguous(kept))
+
+    def assemble(
+        self, shape: Shape, dtype: torch.dtype, pieces: Sequence[tuple[Ref, Shape, int]]
+    ) -> Ref:
+        """Memory that pieces are written to, each with its strides and offset; later ones win."""
+        once = all(ref.base.once for ref, *_ in pieces)
+        out = self._new(dtype, shape, -1, once)
+        out.variable, out.stored, out.shape = False, True, squeezed(shape) or (1,)
+        for ref, strides, offset in pieces:
+            where = self._choose(squeezed(ref.shape), [ref], once, out.whole)
+            self._put(where, once, out, Ref(out, ref.shape, strides, offset), ref)
+            out.whole = where + 1
+        return Ref(out, shape, contiguous(shape))
+
+    def custom(
+        self,
+        shape: Shape,
+        dtype: torch.dtype,
+        refs: Sequence[Ref],
+        code: Callable[[str], Sequence[str]],
+    ) -> Ref:
+        """Memory that code of its own fills, given its name; it reads by :meth:`at`."""
+        once = all(ref.base.once for ref in refs)
+        where = max([0, *(ref.base.whole for ref in refs if ref.base.once is once)])
+        where = max(where, len(self._groups[once]))
+        for ref in refs:
+            self._look(ref.base, where, False)
+        out = self._new(dtype, shape, -1, once)
+        out.variable, out.stored, out.shape = False, True, squeezed(shape) or (1,)
+        out.whole = where + 1
+        self._groups[once].append(Group((), own=list(code(out.name)), looks_up=True))
+        return Ref(out, shape, contiguous(shape))
+
+    def look_up(
+        self, shape: Shape, source: Ref, indices: Sequence[tuple[int, Ref]], rest: Ref
+    ) -> Ref:
+        """Elements of the source at indices of some of its dims; ``rest`` strides over the others."""
+        refs = [ref for _, ref in indices]
+        whole = Ref(source.base, source.shape, source.strides, source.offset)
+        once = all(ref.base.once for ref in [*refs, source])
+        where = self._choose(squeezed(shape), refs, once, self._whole(whole, once))
+        self._look(source.base, where, False)
+        places = [place(rest.spread(shape))]
+        for dim, ref in indices:
+            row = self.element(ref.spread(shape), where, once)
+            places.append(f"row_({row}, {source.shape[dim]}, bad) * {source.strides[dim]}")
+        out = self._new(source.dtype, shape, where, once)
+        found = _at(source.base, " + ".join(places))
+        group = self._groups[once][where]
+        group.looks_up = True
+        group.lines.append(Line(f"const {TYPES[out.dtype]} {out.element} = {found};", out))
+        return Ref(out, shape, contiguous(shape))
+
+    def write(self, into: Ref, value: Ref) -> None:
+        """To an input, in each step after all that read it."""
+        key = squeezed(into.shape)
+        whole = into.lies_whole()
+        reads = (g if same and whole and into.base.shape == key else g + 1 for g, same in into.base.readers)
+        where = self._choose(key, [value], False, max(reads, default=0))
+        self._put(where, False, into.base, into, value)
+
+    def output(self, value: Ref) -> int:
+        """What every step gives, one row after the other; its number of elements."""
+        size = math.prod(value.shape)
+        base = Buffer("now", torch.float64, squeezed(value.shape) or (1,), False, stored=True)
+        self.write(Ref(base, value.shape, contiguous(value.shape)), value)
+        return size
+
+    # -- elements
+    # ------------------------------------------------------------------------------------------------
+
+    def element(self, ref: Ref, where: int, once: bool) -> str:
+        """An element of a value inside a loop over its shape."""
+        base = ref.base
+        if base.variable and not base.shape:
+            return base.name
+        same = ref.lies_whole()
+        if base.group == where and base.once is once and same:
+            return base.element
+        self._look(base, where, same and squeezed(ref.shape) == base.shape)
+        return _at(base, place(ref))
+
+    @staticmethod
+    def at(ref: Ref, *index: str) -> str:
+        """The element at an index, for code of its own."""
+        terms = [f"({i}) * {s}" for i, s in zip(index, ref.strides, strict=True) if s]
+        return _at(ref.base, " + ".join([str(ref.offset), *terms]))
+
+    # -- loops
+    # ----------------------------------------------------------------------------------------------------
+
+    def _new(self, dtype: torch.dtype, shape: Shape, where: int, once: bool) -> Buffer:
+        key = squeezed(shape)
+        name = f"v{next(self._names)}"
+        out = Buffer(name, dtype, key, once, where, where + bool(key), variable=not key)
+        self._buffers.append(out)
+        return out
+
+    def _look(self, base: Buffer, where: int, same: bool) -> None:
+        base.stored = True
+        base.readers.append((where, same))
+
+    def _place(self, key: Shape, refs: Sequence[Ref]) -> tuple[int, bool]:
+        once = all(ref.base.once for ref in refs)
+        return self._choose(key, refs, once, 0), once
+
+    def _choose(self, key: Shape, refs: Sequence[Ref], once: bool, first: int) -> int:
+        """The first loop over a shape in which all that is read is there."""
+        groups = self._groups[once]
+        first = max([first, *(self._after(ref, key, once) for ref in refs)])
+        for where in range(first, len(groups)):
+            if groups[where].shape == key and not groups[where].own:
+                return where
+        groups.append(Group(key))
+        return len(groups) - 1
+
+    def _after(self, ref: Ref, key: Shape, once: bool) -> int:
+        base = ref.base
+        if base.once is not once:
+            return 0
+        if base.group >= 0 and base.shape == key and ref.lies_whole():
+            return base.group
+        return base.whole
+
+    @staticmethod
+    def _whole(ref: Ref, once: bool) -> int:
+        return ref.base.whole if ref.base.once is once else 0
+
+    def _put(self, where: int, once: bool, base: Buffer, into: Ref, value: Ref) -> None:
+        read = self.element(value.spread(into.shape), where, once)
+        text = f"{_at(base, place(into))} = ({TYPES[base.dtype]})({read});"
+        self._groups[once][where].lines.append(Line(text))
+
+    # -- text
+    # -------------------------------------------------------------------------------------------------
+
+    def source(self) -> tuple[str, int]:
+        """The function in C++, and the bytes of memory that it needs."""
+        memory, size = self._memory()
+        staying = [base for base, moves in self._inputs if not moves]
+        moving = [base for base, moves in self._inputs if moves]
+        lines = [
+            HEADER,
+            'extern "C" int run(int64_t steps, void** fixed, void** moving, double* results,',
+            "                   int64_t width, char* work) {",
+            "int bad = 0;",
+            *(_input(i, base, "fixed") for i, base in enumerate(staying)),
+            *memory,
+            *self._loops(True),
+            "for (int64_t step = 0; step < steps; ++step) {",
+            "double* __restrict now = results + step * width;",
+            f"void** own = moving + step * {len(moving)};",
+            *(_input(i, base, "own") for i, base in enumerate(moving)),
+            *self._loops(False),
+            "}",
+            "return bad;",
+            "}",
+        ]
+        return "\n".join(lines) + "\n", size
+
+    def _memory(self) -> tuple[list[str], int]:
+        lines, size = [], 0
+        for buffer in self._buffers:
+            if buffer.variable or not buffer.stored:
+                continue
+            kind = TYPES[buffer.dtype]
+            count = math.prod(buffer.shape)
+            if buffer.bytes <= NEAR:
+                lines.append(f"alignas({ALIGNED}) {kind} {buffer.name}[{count}];")
+            else:
+                lines.append(f"{kind}* __restrict {buffer.name} = ({kind}*)(work + {size});")
+                size += -(-buffer.bytes // ALIGNED) * ALIGNED
+        return lines, size
+
+    def _loops(self, once: bool) -> Iterator[str]:
+        for group in self._groups[once]:
+            yield from group.own or _nest(group)
+
+
+def literal(value: float, dtype: torch.dtype) -> str:
+    """A number in C++.
+
+    >>> literal(0.5, torch.float32), literal(True, torch.bool)
+    ('(float)(0.5)', '(bool)(1)')
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        text = "__builtin_nan(\"\")" if math.isnan(value) else "__builtin_inf()"
+        text = f"-{text}" if value < 0 else text
+    elif isinstance(value, float):
+        text = repr(value)
+    else:
+        text = str(int(value))
+    return f"({TYPES[dtype]})({text})"
+
+
+def place(ref: Ref) -> str:
+    """Where an element lies, by the indices of the loops over a shape."""
+    sizes = [s for n, s in zip(ref.shape, ref.strides, strict=True) if n != 1]
+    terms = [f"i{dim} * {stride}" for dim, stride in enumerate(sizes) if stride]
+    return " + ".join([str(ref.offset), *terms])
+
+
+def _at(base: Buffer, where: str) -> str:
+    return base.name if base.variable else f"{base.name}[{where}]"
+
+
+def _input(index: int, base: Buffer, of: str) -> str:
+    kind = TYPES[base.dtype]
+    return f"{kind}* __restrict {base.name} = ({kind}*){of}[{index}];"
+
+
+def _nest(group: Group) -> Iterator[str]:
+    """Loops of a group; the innermost is one that a compiler may compute several elements of at once."""
+    folds = [line for line in group.lines if isinstance(line, Fold)]
+    yield from map(_start, folds)
+    if not group.shape:
+        yield from _body(group, -1)
+        return
+    *outer, inner = group.shape
+    last = len(outer)
+    for dim, size in enumerate(outer):
+        yield f"for (int64_t i{dim} = 0; i{dim} < {size}; ++i{dim}) {{"
+    summed = [fold for fold in folds if not fold.strides[last]]
+    for fold in summed:
+        yield f"{TYPES[fold.out.dtype]} l{fold.out.name} = {fold.start};"
+    yield _pragma(group, summed)
+    yield f"for (int64_t i{last} = 0; i{last} < {inner}; ++i{last}) {{"
+    yield from _body(group, last)
+    yield "}"
+    for fold in summed:
+        yield _combined(fold, f"l{fold.out.name}")
+    yield "}" * len(outer)
+
+
+def _pragma(group: Group, summed: Sequence[Fold]) -> str:
+    names = {"plus_": "+", "times_": "*", "or_": "||", "and_": "&&"}
+    own = "".join(f" reduction({names.get(f.how, f.how)}:l{f.out.name})" for f in summed)
+    return f"#pragma omp simd{own}{' reduction(|:bad)' if group.looks_up else ''}"
+
+
+def _start(fold: Fold) -> str:
+    out = fold.out
+    kind = TYPES[out.dtype]
+    if out.variable:
+        return f"{kind} {out.name} = {fold.start};"
+    size = math.prod(out.shape)
+    return f"for (int64_t k = 0; k < {size}; ++k) {out.name}[k] = {fold.start};"
+
+
+def _body(group: Group, last: int) -> Iterator[str]:
+    for line in group.lines:
+        if isinstance(line, Fold):
+            own = last < 0 or line.strides[last]
+            local = f"l{line.out.name}"
+            yield _combined(line, line.value) if own else f"{local} = {line.how}({local}, {line.value});"
+            continue
+        yield line.text
+        if line.out is not None and line.out.stored and not line.out.variable:
+            out = line.out
+            yield f"{_at(out, place(Ref(out, out.shape, contiguous(out.shape))))} = {out.element};"
+
+
+def _combined(fold: Fold, value: str) -> str:
+    terms = [f"i{dim} * {stride}" for dim, stride in enumerate(fold.strides) if stride]
+    target = _at(fold.out, " + ".join(["0", *terms]))
+    return f"{target} = {fold.how}({target}, {value});"
