@@ -43,6 +43,9 @@ def replayed(monkeypatch):
     monkeypatch.setattr(
         "probgen.compile.tracing.Compiled.build", lambda self, *examples, **how: self
     )
+    monkeypatch.setattr(
+        "probgen.compile.tracing.Compiled.lower", lambda self, *examples, **how: False
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -38,6 +38,8 @@ RECORDING = 0.15  # seconds of a recording, beside
 RUNS_OF_RECORDING = 3  # runs of the function
 COMPILING = 3.0  # seconds of a compilation, beside
 BY_OPERATION = 0.02  # seconds for each operation
+LOOPING = 0.6  # seconds of recording a step once more and of a kernel, beside
+BY_LOOPED_OPERATION = 0.004  # seconds for each operation
 ELSEWHERE = 5.5  # seconds of another Python that compiles: torch, Pyro and the compiler, imported
 LIBRARY = 7.0  # seconds that a library takes longer to build than kernels that Python calls
 CALLING = 8e-6  # seconds that a call of it takes less
@@ -210,6 +212,15 @@ def compiling(operations: int) -> float:
     5.0
     """
     return COMPILING + BY_OPERATION * operations
+
+
+def looping(operations: int) -> float:
+    """Seconds that recording a step and compiling a kernel of so many operations take.
+
+    >>> looping(100)
+    1.0
+    """
+    return LOOPING + BY_LOOPED_OPERATION * operations
 
 
 def computing(seconds: float, operations: int) -> float:

@@ -129,7 +129,10 @@ def load(text: str) -> Any:
 
 
 def _file(text: str) -> Path:
-    return cache.folder(KIND) / f"{digest(text, FLAGS, compiler_version(_compiler()), this_machine())}.sealed"
+    return (
+        cache.folder(KIND)
+        / f"{digest(text, FLAGS, compiler_version(_compiler()), this_machine())}.sealed"
+    )
 
 
 def _loaded(content: bytes) -> Any:

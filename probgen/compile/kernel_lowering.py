@@ -175,9 +175,7 @@ class Lowering:
     def _computed(self, node: fx.Node, text: str, args: Sequence[Any]) -> Ref:
         return self._pointwise(node, text, args, dtype_of(node))
 
-    def _pointwise(
-        self, node: fx.Node, text: str, args: Sequence[Any], kind: torch.dtype
-    ) -> Ref:
+    def _pointwise(self, node: fx.Node, text: str, args: Sequence[Any], kind: torch.dtype) -> Ref:
         return self.elements(shape_of(node), dtype_of(node), text, args, kind)
 
     def elements(
@@ -402,7 +400,9 @@ def _bitwise_not(low: Lowering, node: fx.Node, ref: Ref) -> Ref:
 
 
 @handles("clamp", "clamp_min")
-def _clamp(low: Lowering, node: fx.Node, ref: Ref, least: Any = None, most: Any = None, **named: Any) -> Ref:
+def _clamp(
+    low: Lowering, node: fx.Node, ref: Ref, least: Any = None, most: Any = None, **named: Any
+) -> Ref:
     least, most = named.get("min", least), named.get("max", most)
     text = "{0}" if least is None else "max_({0}, {1})"
     text = text if most is None else f"min_({text}, {{2}})"
@@ -432,7 +432,13 @@ def _log_sigmoid(low: Lowering, node: fx.Node, ref: Ref) -> tuple[Ref, Ref]:
 
 @handles("binary_cross_entropy_with_logits")
 def _cross_entropy(
-    low: Lowering, node: fx.Node, x: Ref, y: Ref, weight: Any = None, positive: Any = None, how: int = 1
+    low: Lowering,
+    node: fx.Node,
+    x: Ref,
+    y: Ref,
+    weight: Any = None,
+    positive: Any = None,
+    how: int = 1,
 ) -> Ref:
     if weight is not None or positive is not None:
         raise NotLowered("cross entropy has weights")
@@ -509,18 +515,30 @@ def _indexed(
 
 
 @handles("sum", "prod", "amax", "amin", "any", "all")
-def _fold(low: Lowering, node: fx.Node, ref: Ref, dims: Any = None, keep: bool = False, **_: Any) -> Ref:
+def _fold(
+    low: Lowering, node: fx.Node, ref: Ref, dims: Any = None, keep: bool = False, **_: Any
+) -> Ref:
     return low.folded(ref, name_of(node), dims, keep, dtype_of(node))
 
 
 @handles("mean")
-def _mean(low: Lowering, node: fx.Node, ref: Ref, dims: Any = None, keep: bool = False, **_: Any) -> Ref:
+def _mean(
+    low: Lowering, node: fx.Node, ref: Ref, dims: Any = None, keep: bool = False, **_: Any
+) -> Ref:
     total = low.folded(ref, "sum", dims, keep, dtype_of(node))
     return low.like(total, "{0} / {1}", math.prod(ref.shape) / max(1, math.prod(total.shape)))
 
 
 @handles("linalg_vector_norm")
-def _norm(low: Lowering, node: fx.Node, ref: Ref, order: float = 2, dims: Any = None, keep: bool = False, **_: Any) -> Ref:
+def _norm(
+    low: Lowering,
+    node: fx.Node,
+    ref: Ref,
+    order: float = 2,
+    dims: Any = None,
+    keep: bool = False,
+    **_: Any,
+) -> Ref:
     if order != 2:
         raise NotLowered("a norm is not that of squares")
     kind = dtype_of(node)
@@ -554,7 +572,9 @@ def _softmax_backward(low: Lowering, node: fx.Node, g: Ref, value: Ref, dim: int
 
 
 @handles("_log_softmax_backward_data")
-def _log_softmax_backward(low: Lowering, node: fx.Node, g: Ref, value: Ref, dim: int, kind: Any) -> Ref:
+def _log_softmax_backward(
+    low: Lowering, node: fx.Node, g: Ref, value: Ref, dim: int, kind: Any
+) -> Ref:
     return low.like(value, "{1} - exp_({0}) * {2}", g, low.folded(g, "sum", dim, True))
 
 
@@ -606,7 +626,9 @@ def _place_of(low: Lowering, ref: Ref, dim: int, keep: bool, name: str) -> Ref:
         lines += [f"{TYPES[ref.dtype]} best = {Program.at(ref, *first)}; int64_t spot = 0;"]
         lines += [_for(names[dim], ref.shape[dim])]
         lines += [f"{TYPES[ref.dtype]} own = {Program.at(ref, *names)};"]
-        lines += [f"if (own {sign} best || (own != own && best == best)) {{ best = own; spot = {names[dim]}; }}"]
+        lines += [
+            f"if (own {sign} best || (own != own && best == best)) {{ best = own; spot = {names[dim]}; }}"
+        ]
         lines += ["}", f"{out}[{_spot(first, contiguous(kept))}] = spot;", "}" * len(others)]
         return ["{", *lines, "}"]
 
@@ -688,11 +710,21 @@ def _unsqueeze(low: Lowering, node: fx.Node, ref: Ref, dim: int) -> Ref:
 @handles("squeeze")
 def _squeeze(low: Lowering, node: fx.Node, ref: Ref, dims: Any = None) -> Ref:
     given = range(len(ref.shape)) if dims is None else [dims] if isinstance(dims, int) else dims
-    return without(ref, {d % len(ref.shape) for d in given if ref.shape[d] == 1}) if ref.shape else ref
+    return (
+        without(ref, {d % len(ref.shape) for d in given if ref.shape[d] == 1}) if ref.shape else ref
+    )
 
 
 @handles("slice")
-def _slice(low: Lowering, node: fx.Node, ref: Ref, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Ref:
+def _slice(
+    low: Lowering,
+    node: fx.Node,
+    ref: Ref,
+    dim: int = 0,
+    start: Any = None,
+    end: Any = None,
+    step: int = 1,
+) -> Ref:
     begin, *_ = slice(start, end, step).indices(ref.shape[dim])
     strides = [*ref.strides]
     dim %= len(strides)
@@ -728,7 +760,9 @@ def _flip(low: Lowering, node: fx.Node, ref: Ref, dims: Sequence[int]) -> Ref:
 
 
 @handles("diagonal")
-def _diagonal(low: Lowering, node: fx.Node, ref: Ref, offset: int = 0, one: int = 0, two: int = 1) -> Ref:
+def _diagonal(
+    low: Lowering, node: fx.Node, ref: Ref, offset: int = 0, one: int = 0, two: int = 1
+) -> Ref:
     if offset:
         raise NotLowered("a diagonal is not the main one")
     rest = without(ref, {one % len(ref.shape), two % len(ref.shape)})
@@ -763,7 +797,9 @@ def _stack(low: Lowering, node: fx.Node, refs: Sequence[Ref], dim: int = 0) -> R
     return low.program.assemble(shape, dtype_of(node), pieces)
 
 
-def _inside(low: Lowering, node: fx.Node, ground: Ref, ref: Ref, strides: Sequence[int], offset: int) -> Ref:
+def _inside(
+    low: Lowering, node: fx.Node, ground: Ref, ref: Ref, strides: Sequence[int], offset: int
+) -> Ref:
     """A value written over a part of another."""
     shape = shape_of(node)
     pieces = [(ground, contiguous(shape), 0), (ref, tuple(strides), offset)]
@@ -775,7 +811,9 @@ def _nothing(low: Lowering, node: fx.Node, value: float = 0) -> Ref:
 
 
 @handles("slice_backward")
-def _slice_backward(low: Lowering, node: fx.Node, ref: Ref, sizes: Any, dim: int, start: int, end: int, step: int) -> Ref:
+def _slice_backward(
+    low: Lowering, node: fx.Node, ref: Ref, sizes: Any, dim: int, start: int, end: int, step: int
+) -> Ref:
     strides = [*contiguous(tuple(sizes))]
     offset = slice(start, end, step).indices(sizes[dim])[0] * strides[dim]
     strides[dim] *= step
@@ -783,7 +821,9 @@ def _slice_backward(low: Lowering, node: fx.Node, ref: Ref, sizes: Any, dim: int
 
 
 @handles("select_backward")
-def _select_backward(low: Lowering, node: fx.Node, ref: Ref, sizes: Any, dim: int, index: int) -> Ref:
+def _select_backward(
+    low: Lowering, node: fx.Node, ref: Ref, sizes: Any, dim: int, index: int
+) -> Ref:
     dim %= len(sizes)
     strides = contiguous(tuple(sizes))
     own = [s for d, s in enumerate(strides) if d != dim]
@@ -791,7 +831,9 @@ def _select_backward(low: Lowering, node: fx.Node, ref: Ref, sizes: Any, dim: in
 
 
 @handles("diagonal_backward")
-def _diagonal_backward(low: Lowering, node: fx.Node, ref: Ref, sizes: Any, offset: int, one: int, two: int) -> Ref:
+def _diagonal_backward(
+    low: Lowering, node: fx.Node, ref: Ref, sizes: Any, offset: int, one: int, two: int
+) -> Ref:
     whole = Ref(ref.base, tuple(sizes), contiguous(tuple(sizes)))
     own = _diagonal(low, node_like(ref), whole, offset, one, two)
     return _inside(low, node, _nothing(low, node), ref, own.strides, 0)
@@ -813,7 +855,14 @@ def _pad(low: Lowering, node: fx.Node, ref: Ref, sizes: Sequence[int], value: fl
     for place in range(len(sizes) // 2):
         dim = len(shape) - 1 - place
         left, right = sizes[2 * place], sizes[2 * place + 1]
-        ref = _slice(low, node_like(_cut(ref, dim, -left, right)), ref, dim, max(0, -left), own[dim] + min(0, right))
+        ref = _slice(
+            low,
+            node_like(_cut(ref, dim, -left, right)),
+            ref,
+            dim,
+            max(0, -left),
+            own[dim] + min(0, right),
+        )
         before[dim] = max(0, left)
     offset = sum(b * s for b, s in zip(before, strides, strict=True))
     return _inside(low, node, _nothing(low, node, value), ref, strides, offset)
@@ -841,7 +890,9 @@ def _index(low: Lowering, node: fx.Node, source: Ref, indices: Sequence[Ref | No
     strides = (*rest.strides[:first], *(0,) * wide, *rest.strides[first:])
     after = len(rest.shape) - first
     spread = [(dim, _behind(ref, after)) for dim, ref in given]
-    return low.program.look_up(shape, source, spread, Ref(source.base, shape, strides, source.offset))
+    return low.program.look_up(
+        shape, source, spread, Ref(source.base, shape, strides, source.offset)
+    )
 
 
 def _together(given: Sequence[tuple[int, Ref]]) -> tuple[int, int]:
@@ -878,7 +929,14 @@ def _gather(low: Lowering, node: fx.Node, source: Ref, dim: int, index: Ref, **_
 
 
 @handles("index_put")
-def _index_put(low: Lowering, node: fx.Node, into: Ref, indices: Sequence[Ref | None], values: Ref, adds: bool = False) -> Ref:
+def _index_put(
+    low: Lowering,
+    node: fx.Node,
+    into: Ref,
+    indices: Sequence[Ref | None],
+    values: Ref,
+    adds: bool = False,
+) -> Ref:
     given = [(dim, index) for dim, index in enumerate(indices) if index is not None]
     first, wide = _together(given)
     if first:
@@ -892,13 +950,17 @@ def _index_put(low: Lowering, node: fx.Node, into: Ref, indices: Sequence[Ref | 
         f"row_({Program.at(_behind(ref, rest).spread(shape), *names)}, {into.shape[dim]}, bad) * {strides[dim]}"
         for dim, ref in given
     ]
-    spot = " + ".join([*rows, *(f"{n} * {s}" for n, s in zip(names[wide:], strides[len(given) :], strict=True))])
+    spot = " + ".join(
+        [*rows, *(f"{n} * {s}" for n, s in zip(names[wide:], strides[len(given) :], strict=True))]
+    )
     refs = [into, *(ref for _, ref in given)]
     return _put(low, node, refs, values.spread(shape), names, spot, adds)
 
 
 @handles("scatter", "scatter_add")
-def _scatter(low: Lowering, node: fx.Node, into: Ref, dim: int, index: Ref, values: Any, **named: Any) -> Ref:
+def _scatter(
+    low: Lowering, node: fx.Node, into: Ref, dim: int, index: Ref, values: Any, **named: Any
+) -> Ref:
     if named:
         raise NotLowered("scatter reduces")
     if not isinstance(values, Ref):
@@ -915,7 +977,13 @@ def _scatter(low: Lowering, node: fx.Node, into: Ref, dim: int, index: Ref, valu
 
 
 def _put(
-    low: Lowering, node: fx.Node, refs: Sequence[Ref], values: Ref, names: Sequence[str], spot: str, adds: bool
+    low: Lowering,
+    node: fx.Node,
+    refs: Sequence[Ref],
+    values: Ref,
+    names: Sequence[str],
+    spot: str,
+    adds: bool,
 ) -> Ref:
     """A copy of the first value, with others added or put in at places."""
     into = refs[0]
@@ -923,9 +991,15 @@ def _put(
 
     def code(out: str) -> list[str]:
         copied = [_for(n, size) for n, size in zip(own, into.shape, strict=True)]
-        copied += [f"{out}[{_spot(own, contiguous(into.shape))}] = {Program.at(into, *own)};", "}" * len(own)]
+        copied += [
+            f"{out}[{_spot(own, contiguous(into.shape))}] = {Program.at(into, *own)};",
+            "}" * len(own),
+        ]
         lines = [_for(n, size) for n, size in zip(names, values.shape, strict=True)]
-        lines += [f"{out}[{spot}] {'+' if adds else ''}= {Program.at(values, *names)};", "}" * len(names)]
+        lines += [
+            f"{out}[{spot}] {'+' if adds else ''}= {Program.at(values, *names)};",
+            "}" * len(names),
+        ]
         return [*copied, *lines]
 
     return low.program.custom(into.shape, into.dtype, [*refs, values], code)
@@ -991,7 +1065,16 @@ def _addmm(low: Lowering, node: fx.Node, bias: Ref, one: Ref, other: Ref, **scal
 
 
 @handles("linalg_solve_triangular")
-def _solve(low: Lowering, node: fx.Node, matrix: Ref, right: Ref, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Ref:
+def _solve(
+    low: Lowering,
+    node: fx.Node,
+    matrix: Ref,
+    right: Ref,
+    *,
+    upper: bool,
+    left: bool = True,
+    unitriangular: bool = False,
+) -> Ref:
     if not left or unitriangular:
         raise NotLowered("a triangular system is solved from the right")
     shape = shape_of(node)

@@ -153,7 +153,9 @@ class Program:
     # -- values
     # --------------------------------------------------------------------------------------------------
 
-    def given(self, dtype: torch.dtype, shape: Shape, strides: Shape, moves: bool, once: bool) -> Ref:
+    def given(
+        self, dtype: torch.dtype, shape: Shape, strides: Shape, moves: bool, once: bool
+    ) -> Ref:
         """The next input; ``moves``: each step has another one."""
         name = f"in{len(self._inputs)}"
         base = Buffer(name, dtype, squeezed(shape), once, stored=True)
@@ -246,7 +248,10 @@ class Program:
         """To an input, in each step after all that read it."""
         key = squeezed(into.shape)
         whole = into.lies_whole()
-        reads = (g if same and whole and into.base.shape == key else g + 1 for g, same in into.base.readers)
+        reads = (
+            g if same and whole and into.base.shape == key else g + 1
+            for g, same in into.base.readers
+        )
         where = self._choose(key, [value], False, max(reads, default=0))
         self._put(where, False, into.base, into, value)
 
@@ -375,7 +380,7 @@ def literal(value: float, dtype: torch.dtype) -> str:
     ('(float)(0.5)', '(bool)(1)')
     """
     if isinstance(value, float) and not math.isfinite(value):
-        text = "__builtin_nan(\"\")" if math.isnan(value) else "__builtin_inf()"
+        text = '__builtin_nan("")' if math.isnan(value) else "__builtin_inf()"
         text = f"-{text}" if value < 0 else text
     elif isinstance(value, float):
         text = repr(value)
@@ -443,7 +448,11 @@ def _body(group: Group, last: int) -> Iterator[str]:
         if isinstance(line, Fold):
             own = last < 0 or line.strides[last]
             local = f"l{line.out.name}"
-            yield _combined(line, line.value) if own else f"{local} = {line.how}({local}, {line.value});"
+            yield (
+                _combined(line, line.value)
+                if own
+                else f"{local} = {line.how}({local}, {line.value});"
+            )
             continue
         yield line.text
         if line.out is not None and line.out.stored and not line.out.variable:

@@ -23,9 +23,9 @@ from probgen.compile.backend import (
     library_of,
     this_machine,
 )
+from probgen.compile.inductor_workarounds import spell_out_alphas, spell_out_masked_puts
 from probgen.compile.kernel_library import Kernel, Loop
 from probgen.compile.kernel_lowering import NotLowered
-from probgen.compile.inductor_workarounds import spell_out_alphas, spell_out_masked_puts
 from probgen.compile.mutation_analysis import changed_inputs, relax_views
 from probgen.compile.random_numbers import Pool, hoist_draws, is_random, new_input
 from probgen.compile.tracing_mode import Strict, why_not_general

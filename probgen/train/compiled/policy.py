@@ -5,7 +5,6 @@ As the program tells it, or by a compiled graph where that saves time.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 import warnings
@@ -25,6 +24,7 @@ from probgen.compile.cost_model import (
     compiling,
     computing,
     importing,
+    looping,
     repays,
 )
 from probgen.compile.tracing import NotCompilable
@@ -161,7 +161,7 @@ class Engine:
         needed = STEPS_WATCHED if not self.must else int(not resumed)
         if len(self.seconds) < needed:
             return False
-        return self.must or repays(remaining * self._eager_seconds(), compiling(0))
+        return self.must or repays(remaining * self._eager_seconds(), looping(0))
 
     def _lay_out(self) -> None:
         try:
@@ -220,19 +220,27 @@ class Engine:
         if not self._worth_recording(remaining):
             return None
         step = CompiledStep(self.run, self.parts, selection)
-        if not self.must:
-            seconds = computing(step.replay_seconds(), step.operations)
-            cost = importing() + compiling(step.operations)
-            now = self._eager_seconds()
-            if not self.steps and not repays(remaining * (now - seconds), cost):
-                raise _NotRepaid("the remaining steps would not amortize the cost of compiling")
-            # what goes on meanwhile may be worth more than another Python costs
-            if cost * seconds / now > ELSEWHERE and self._sent(key, step):
-                return None
+        if not self.must and not self._repaid(key, step, remaining):
+            return None
         self.run.signals.deliver()  # better before the compiler than after it
         library = self.must or repays(remaining * CALLING, LIBRARY)
         step.build(self._hyperparameters(), library=library)
         return step
+
+    def _repaid(self, key: Any, step: CompiledStep, remaining: float) -> bool:
+        """Whether the step is to be compiled here and now.
+
+        First by what a loop costs, which takes less; then by what a library does.
+        """
+        seconds = computing(step.replay_seconds(), step.operations)
+        now = self._eager_seconds()
+        for cost in (looping(step.operations), importing() + compiling(step.operations)):
+            if not self.steps and not repays(remaining * (now - seconds), cost):
+                raise _NotRepaid("the remaining steps would not amortize the cost of compiling")
+            if step.looped(self._hyperparameters()):
+                return True
+        # what goes on meanwhile may be worth more than another Python costs
+        return not (cost * seconds / now > ELSEWHERE and self._sent(key, step))
 
     def _sent(self, key: Any, step: CompiledStep) -> bool:
         """Whether another process compiles the step now; some graphs cannot be sent."""
@@ -264,11 +272,8 @@ class Engine:
         return repays(gain, self.run.history.compile_seconds)
 
     def _following(self, step: CompiledStep, room: int) -> list[Selection]:
-        """What else is done in the same call, without looking up.
-
-        Steps in powers of two, which share memory.
-        """
-        count = 1 if self.alone else 2 ** int(math.log2(min(room, step.most())))
+        """What else is done in the same call, without looking up."""
+        count = 1 if self.alone else step.together(room)
         return [self.run.source.choose()[0] for _ in range(count - 1)]
 
     @contextmanager

@@ -36,7 +36,7 @@ _log = logging.getLogger("probgen")
 # steps in a row without looking up, as calls of a library or inside one of a kernel, and seconds
 # that they may take
 MOST = 64
-MOST_LOOPED = 1024
+MOST_LOOPED = 512
 TOGETHER = 0.02
 # bytes of draws that wait for their steps
 DRAWN = 2**22
@@ -145,7 +145,9 @@ class CompiledStep:
         count = len(selections)
         if count not in self._calls:
             graph = self._built()
-            self._calls[count] = graph.repeatedly(count) if graph.kernel is None else graph.loop(count)
+            self._calls[count] = (
+                graph.repeatedly(count) if graph.kernel is None else graph.loop(count)
+            )
         began = time.perf_counter()
         call = self._calls[count]
         inputs = ([n, *self._inputs(chosen)] for chosen, n in zip(selections, numbers, strict=True))
@@ -157,6 +159,17 @@ class CompiledStep:
         rows = results.T.tolist()
         self.seconds = min(self.seconds, (time.perf_counter() - began) / count)
         return rows
+
+    def together(self, room: int) -> int:
+        """How many steps are made in a row where there is room for so many.
+
+        Powers of two, or of eight inside one call: for each there is memory for their draws.
+        """
+        base = 2 if self._built().kernel is None else 8
+        count, most = 1, min(room, self.most())
+        while count * base <= most:
+            count *= base
+        return count
 
     def most(self) -> int:
         """So many steps may be made in a row.
