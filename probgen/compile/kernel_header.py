@@ -6,8 +6,10 @@ torch.
 """
 
 HEADER = r"""
-#include <features.h>
 #include <stdint.h>
+#ifdef __linux__
+#include <features.h>
+#endif
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
 #define LANES __attribute__((const, simd("notinbranch")))
 #if __GLIBC_PREREQ(2, 35)
@@ -62,7 +64,7 @@ EITHER cross_entropy_(T x, T y) { return ((T)1 - y) * x - log_sigmoid_(x); }
 EITHER xlogy_(T x, T y) { T value = x * log_(y); return y != y ? y : x == 0 ? (T)0 : value; }
 EITHER log_add_exp_(T x, T y) {
   T top = max_(x, y), sum = top + log1p_(exp_(-abs_(x - y)));
-  return x == y && abs_(x) > (T)1e300 * (T)1e300 ? x : sum;
+  return x == y && __builtin_isinf(x) ? x : sum;
 }
 #undef EITHER
 #pragma omp declare reduction(max_ : float, double, int64_t, bool : omp_out = max_(omp_out, omp_in)) \

@@ -58,6 +58,7 @@ class Kernel:
         self._run = load(text)
         self.fixed = fixed
         self.width = lowered.width
+        self.looks_up = lowered.program.looks_up
         self._shape = lowered.shape
         self._work = torch.empty(size + 64, dtype=torch.uint8)
 
@@ -103,18 +104,24 @@ class Loop:
         self._closed_over = closed_over
         self._pool = pool
         self._draws = np.array([_places(row) for row in pool.tensors], dtype=np.uint64)
-        self._moving: np.ndarray | None = None
 
     def __call__(self, state: Sequence[Tensor], each: Iterable[Sequence[Tensor]]) -> Tensor:
-        """The results of the steps, a row for each."""
+        """The results of the steps, a row for each; where one fails, none has been made."""
+        before = [tensor.clone() for tensor in state] if self.kernel.looks_up else []
         kept = list(each)  # they stay while their memory is read
         own = np.array([_places(row) for row in kept], dtype=np.uint64)
         moving = np.ascontiguousarray(np.concatenate([own, self._draws], 1))
         self._pool.refill()
-        return self.kernel.steps([*state, *self._closed_over], moving)
+        try:
+            return self.kernel.steps([*state, *self._closed_over], moving)
+        except IndexError:
+            for tensor, old in zip(state, before, strict=True):
+                tensor.copy_(old)
+            raise
 
 
 def addresses(tensors: Sequence[Tensor]) -> np.ndarray:
+    """Where tensors lie, as a kernel is told."""
     return np.array(_places(tensors), dtype=np.uint64)
 
 

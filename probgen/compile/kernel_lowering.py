@@ -145,7 +145,8 @@ class Lowering:
             self.program.write(home, self._values[node])
 
     def _add(self, node: fx.Node) -> None:
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: self._values[n])
+        given: Any = fx.map_arg((node.args, dict(node.kwargs)), lambda n: self._values[n])
+        args, kwargs = given
         if not is_operation(node):
             self._values[node] = args[0][args[1]]
             return
@@ -267,14 +268,17 @@ def without(ref: Ref, dims: set[int]) -> Ref:
 
 
 def name_of(node: fx.Node) -> str:
+    """The name of an operation, without its overload."""
     return operation_of(node).overloadpacket.__name__
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """That of its result."""
     return tuple(noted(node).shape)
 
 
 def dtype_of(node: fx.Node) -> torch.dtype:
+    """That of its result."""
     return noted(node).dtype
 
 

@@ -327,6 +327,11 @@ class Program:
         text = f"{_at(base, place(into))} = ({TYPES[base.dtype]})({read});"
         self._groups[once][where].lines.append(Line(text))
 
+    @property
+    def looks_up(self) -> bool:
+        """Whether it reads or writes where values tell, which may be outside of what is there."""
+        return any(group.looks_up for groups in self._groups.values() for group in groups)
+
     # -- text
     # -------------------------------------------------------------------------------------------------
 
