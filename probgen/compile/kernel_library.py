@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -62,7 +61,7 @@ class Kernel:
         self._shape = lowered.shape
         self._work = torch.empty(size + 64, dtype=torch.uint8)
 
-    def steps(self, fixed: Sequence[Tensor], moving: np.ndarray) -> Tensor:
+    def steps(self, fixed: Sequence[Tensor], moving: Tensor) -> Tensor:
         """One row of results for each row of addresses of the inputs that move.
 
         Raises ``IndexError`` where a step looks for a row that is not there.
@@ -72,7 +71,7 @@ class Kernel:
         places = addresses(fixed)
         work = -(-self._work.data_ptr() // 64) * 64
         bad = self._run(
-            count, places.ctypes.data, moving.ctypes.data, results.data_ptr(), self.width, work
+            count, places.data_ptr(), moving.data_ptr(), results.data_ptr(), self.width, work
         )
         if bad:
             raise IndexError("expected indices of rows that are there, got others; correct them")
@@ -103,14 +102,14 @@ class Loop:
         self.kernel = kernel
         self._closed_over = closed_over
         self._pool = pool
-        self._draws = np.array([_places(row) for row in pool.tensors], dtype=np.uint64)
+        self._draws = torch.tensor([_places(row) for row in pool.tensors], dtype=torch.int64)
 
     def __call__(self, state: Sequence[Tensor], each: Iterable[Sequence[Tensor]]) -> Tensor:
         """The results of the steps, a row for each; where one fails, none has been made."""
         before = [tensor.clone() for tensor in state] if self.kernel.looks_up else []
         kept = list(each)  # they stay while their memory is read
-        own = np.array([_places(row) for row in kept], dtype=np.uint64)
-        moving = np.ascontiguousarray(np.concatenate([own, self._draws], 1))
+        own = torch.tensor([_places(row) for row in kept], dtype=torch.int64)
+        moving = torch.cat([own, self._draws], 1)
         self._pool.refill()
         try:
             return self.kernel.steps([*state, *self._closed_over], moving)
@@ -120,9 +119,9 @@ class Loop:
             raise
 
 
-def addresses(tensors: Sequence[Tensor]) -> np.ndarray:
+def addresses(tensors: Sequence[Tensor]) -> Tensor:
     """Where tensors lie, as a kernel is told."""
-    return np.array(_places(tensors), dtype=np.uint64)
+    return torch.tensor(_places(tensors), dtype=torch.int64)
 
 
 def _places(tensors: Sequence[Tensor]) -> list[int]:

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from probgen.compile.kernel_program import (
     TYPES,
-    Program,
+    LoopProgram,
     Ref,
     contiguous,
     literal,
@@ -120,7 +120,7 @@ class Lowering:
 
     def __init__(self, graph: fx.Graph, inputs: Sequence[Tensor], fixed: set[int]):
         check_small(graph, inputs)
-        self.program = Program()
+        self.program = LoopProgram()
         self._values: dict[fx.Node, Any] = {}
         self._owners = owners(graph)
         changed = set(self._owners.values())
@@ -165,19 +165,19 @@ class Lowering:
         if name in POINTWISE:
             return self._computed(node, POINTWISE[name], args)
         if name in COMPARED:
-            return self._pointwise(node, COMPARED[name], args, compared(args))
+            return self._pointwise(node, COMPARED[name], args, comparison_type(args))
         if name in BITS:
-            return self._pointwise(node, BITS[name], args, dtype_of(node))
+            return self._pointwise(node, BITS[name], args, noted_dtype(node))
         return HANDLERS[name](self, node, *args, **kwargs)
 
     # -- element by element
     # ----------------------------------------------------------------------------------------
 
     def _computed(self, node: fx.Node, text: str, args: Sequence[Any]) -> Ref:
-        return self._pointwise(node, text, args, dtype_of(node))
+        return self._pointwise(node, text, args, noted_dtype(node))
 
     def _pointwise(self, node: fx.Node, text: str, args: Sequence[Any], kind: torch.dtype) -> Ref:
-        return self.elements(shape_of(node), dtype_of(node), text, args, kind)
+        return self.elements(noted_shape(node), noted_dtype(node), text, args, kind)
 
     def elements(
         self,
@@ -209,7 +209,7 @@ class Lowering:
         return self.elements(ref.shape, ref.dtype, text, (ref, *others))
 
     def where(self, node: fx.Node, condition: Ref, one: Any, other: Any) -> Ref:
-        return self.chosen(shape_of(node), dtype_of(node), condition, one, other)
+        return self.chosen(noted_shape(node), noted_dtype(node), condition, one, other)
 
     def chosen(
         self, shape: tuple[int, ...], dtype: torch.dtype, condition: Ref, one: Any, other: Any
@@ -272,12 +272,12 @@ def name_of(node: fx.Node) -> str:
     return operation_of(node).overloadpacket.__name__
 
 
-def shape_of(node: fx.Node) -> tuple[int, ...]:
+def noted_shape(node: fx.Node) -> tuple[int, ...]:
     """That of its result."""
     return tuple(noted(node).shape)
 
 
-def dtype_of(node: fx.Node) -> torch.dtype:
+def noted_dtype(node: fx.Node) -> torch.dtype:
     """That of its result."""
     return noted(node).dtype
 
@@ -291,7 +291,7 @@ def noted(node: fx.Node) -> Tensor:
     return value
 
 
-def compared(args: Sequence[Any]) -> torch.dtype:
+def comparison_type(args: Sequence[Any]) -> torch.dtype:
     """The type that values are compared in."""
     refs = [arg for arg in args if isinstance(arg, Ref)]
     numbers = [ref.dtype for ref in refs if not ref.shape]
@@ -459,32 +459,32 @@ def _cross_entropy(
 
 @handles("full", "scalar_tensor", "full_like", "new_full")
 def _full(low: Lowering, node: fx.Node, *args: Any, **kwargs: Any) -> Ref:
-    return low.program.number(args[-1], dtype_of(node), shape_of(node))
+    return low.program.number(args[-1], noted_dtype(node), noted_shape(node))
 
 
 @handles("zeros", "zeros_like", "new_zeros", "empty_like", "empty", "new_empty")
 def _zeros(low: Lowering, node: fx.Node, *args: Any, **kwargs: Any) -> Ref:
-    return low.program.number(0, dtype_of(node), shape_of(node))
+    return low.program.number(0, noted_dtype(node), noted_shape(node))
 
 
 @handles("ones", "ones_like", "new_ones")
 def _ones(low: Lowering, node: fx.Node, *args: Any, **kwargs: Any) -> Ref:
-    return low.program.number(1, dtype_of(node), shape_of(node))
+    return low.program.number(1, noted_dtype(node), noted_shape(node))
 
 
 @handles("arange")
 def _arange(low: Lowering, node: fx.Node, *args: Any, **kwargs: Any) -> Ref:
     start, step = (args[0] if len(args) > 1 else 0), (args[2] if len(args) > 2 else 1)
-    (size,) = shape_of(node)
+    (size,) = noted_shape(node)
     if size == 1:
-        return low.program.number(start, dtype_of(node), (1,))
-    begin, by = (literal(number, dtype_of(node)) for number in (start, step))
-    return low.program.pointwise((size,), dtype_of(node), lambda: f"{begin} + i0 * {by}", [])
+        return low.program.number(start, noted_dtype(node), (1,))
+    begin, by = (literal(number, noted_dtype(node)) for number in (start, step))
+    return low.program.pointwise((size,), noted_dtype(node), lambda: f"{begin} + i0 * {by}", [])
 
 
 @handles("eye")
 def _eye(low: Lowering, node: fx.Node, *args: Any, **kwargs: Any) -> Ref:
-    return _indexed(low, shape_of(node), dtype_of(node), lambda i, j: f"{i} == {j}", None)
+    return _indexed(low, noted_shape(node), noted_dtype(node), lambda i, j: f"{i} == {j}", None)
 
 
 @handles("tril")
@@ -522,14 +522,14 @@ def _indexed(
 def _fold(
     low: Lowering, node: fx.Node, ref: Ref, dims: Any = None, keep: bool = False, **_: Any
 ) -> Ref:
-    return low.folded(ref, name_of(node), dims, keep, dtype_of(node))
+    return low.folded(ref, name_of(node), dims, keep, noted_dtype(node))
 
 
 @handles("mean")
 def _mean(
     low: Lowering, node: fx.Node, ref: Ref, dims: Any = None, keep: bool = False, **_: Any
 ) -> Ref:
-    total = low.folded(ref, "sum", dims, keep, dtype_of(node))
+    total = low.folded(ref, "sum", dims, keep, noted_dtype(node))
     return low.like(total, "{0} / {1}", math.prod(ref.shape) / max(1, math.prod(total.shape)))
 
 
@@ -545,7 +545,7 @@ def _norm(
 ) -> Ref:
     if order != 2:
         raise NotLowered("a norm is not that of squares")
-    kind = dtype_of(node)
+    kind = noted_dtype(node)
     squares = low.elements(ref.shape, kind, "{0} * {0}", (ref,))
     return low.like(low.folded(squares, "sum", dims, keep), "sqrt_({0})")
 
@@ -584,7 +584,7 @@ def _log_softmax_backward(
 
 @handles("cumsum", "cumprod")
 def _running(low: Lowering, node: fx.Node, ref: Ref, dim: int, **_: Any) -> Ref:
-    shape, kind = ref.shape, dtype_of(node)
+    shape, kind = ref.shape, noted_dtype(node)
     if not shape:
         return ref
     sign, start = ("+", 0) if name_of(node) == "cumsum" else ("*", 1)
@@ -596,7 +596,7 @@ def _running(low: Lowering, node: fx.Node, ref: Ref, dim: int, **_: Any) -> Ref:
         others = [d for d, _ in enumerate(shape) if d != dim]
         lines = [_for(names[d], shape[d]) for d in others]
         lines += [f"{TYPES[kind]} total = {start};", _for(names[dim], shape[dim])]
-        lines += [f"total = total {sign} {Program.at(ref, *names)};"]
+        lines += [f"total = total {sign} {LoopProgram.at(ref, *names)};"]
         lines += [f"{out}[{_spot(names, strides)}] = total;", "}" * len(shape)]
         return ["{", *lines, "}"]
 
@@ -627,9 +627,9 @@ def _place_of(low: Lowering, ref: Ref, dim: int, keep: bool, name: str) -> Ref:
     def code(out: str) -> list[str]:
         others = [d for d, _ in enumerate(kept) if d != dim]
         lines = [_for(names[d], kept[d]) for d in others]
-        lines += [f"{TYPES[ref.dtype]} best = {Program.at(ref, *first)}; int64_t spot = 0;"]
+        lines += [f"{TYPES[ref.dtype]} best = {LoopProgram.at(ref, *first)}; int64_t spot = 0;"]
         lines += [_for(names[dim], ref.shape[dim])]
-        lines += [f"{TYPES[ref.dtype]} own = {Program.at(ref, *names)};"]
+        lines += [f"{TYPES[ref.dtype]} own = {LoopProgram.at(ref, *names)};"]
         lines += [
             f"if (own {sign} best || (own != own && best == best)) {{ best = own; spot = {names[dim]}; }}"
         ]
@@ -651,7 +651,7 @@ def _same(low: Lowering, node: fx.Node, ref: Ref) -> Ref:
 
 @handles(*VIEWS)
 def _view(low: Lowering, node: fx.Node, ref: Ref, *_: Any) -> Ref:
-    shape = shape_of(node)
+    shape = noted_shape(node)
     strides = viewed(ref, shape)
     if strides is None:
         ref = low.like(ref, "{0}")
@@ -687,7 +687,7 @@ def viewed(ref: Ref, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 @handles("expand")
 def _expand(low: Lowering, node: fx.Node, ref: Ref, *_: Any, **__: Any) -> Ref:
-    return ref.spread(shape_of(node))
+    return ref.spread(noted_shape(node))
 
 
 @handles("permute", "t", "transpose", "numpy_T")
@@ -734,7 +734,7 @@ def _slice(
     dim %= len(strides)
     offset = ref.offset + begin * strides[dim]
     strides[dim] *= step
-    return Ref(ref.base, shape_of(node), tuple(strides), offset)
+    return Ref(ref.base, noted_shape(node), tuple(strides), offset)
 
 
 @handles("select")
@@ -771,7 +771,7 @@ def _diagonal(
         raise NotLowered("a diagonal is not the main one")
     rest = without(ref, {one % len(ref.shape), two % len(ref.shape)})
     strides = (*rest.strides, ref.strides[one] + ref.strides[two])
-    return Ref(ref.base, shape_of(node), strides, ref.offset)
+    return Ref(ref.base, noted_shape(node), strides, ref.offset)
 
 
 # -- memory put together
@@ -780,7 +780,7 @@ def _diagonal(
 
 @handles("cat")
 def _cat(low: Lowering, node: fx.Node, refs: Sequence[Ref], dim: int = 0) -> Ref:
-    shape = shape_of(node)
+    shape = noted_shape(node)
     strides = contiguous(shape)
     refs = [ref for ref in refs if math.prod(ref.shape)]
     dim %= len(shape)
@@ -788,30 +788,30 @@ def _cat(low: Lowering, node: fx.Node, refs: Sequence[Ref], dim: int = 0) -> Ref
     for ref in refs:
         pieces.append((ref, strides, offset * strides[dim]))
         offset += ref.shape[dim]
-    return low.program.assemble(shape, dtype_of(node), pieces)
+    return low.program.assemble(shape, noted_dtype(node), pieces)
 
 
 @handles("stack")
 def _stack(low: Lowering, node: fx.Node, refs: Sequence[Ref], dim: int = 0) -> Ref:
-    shape = shape_of(node)
+    shape = noted_shape(node)
     dim %= len(shape)
     strides = contiguous(shape)
     own = tuple(s for d, s in enumerate(strides) if d != dim)
     pieces = [(ref, own, index * strides[dim]) for index, ref in enumerate(refs)]
-    return low.program.assemble(shape, dtype_of(node), pieces)
+    return low.program.assemble(shape, noted_dtype(node), pieces)
 
 
 def _inside(
     low: Lowering, node: fx.Node, ground: Ref, ref: Ref, strides: Sequence[int], offset: int
 ) -> Ref:
     """A value written over a part of another."""
-    shape = shape_of(node)
+    shape = noted_shape(node)
     pieces = [(ground, contiguous(shape), 0), (ref, tuple(strides), offset)]
-    return low.program.assemble(shape, dtype_of(node), pieces)
+    return low.program.assemble(shape, noted_dtype(node), pieces)
 
 
 def _nothing(low: Lowering, node: fx.Node, value: float = 0) -> Ref:
-    return low.program.number(value, dtype_of(node), shape_of(node))
+    return low.program.number(value, noted_dtype(node), noted_shape(node))
 
 
 @handles("slice_backward")
@@ -852,7 +852,7 @@ def node_like(ref: Ref) -> Any:
 
 @handles("constant_pad_nd")
 def _pad(low: Lowering, node: fx.Node, ref: Ref, sizes: Sequence[int], value: float = 0) -> Ref:
-    shape = shape_of(node)
+    shape = noted_shape(node)
     strides = contiguous(shape)
     before = [0] * len(shape)
     own = [*ref.shape]
@@ -887,7 +887,7 @@ def _cut(ref: Ref, dim: int, left: int, right: int) -> Ref:
 def _index(low: Lowering, node: fx.Node, source: Ref, indices: Sequence[Ref | None]) -> Ref:
     given = [(dim, index) for dim, index in enumerate(indices) if index is not None]
     first, wide = _together(given)
-    shape = shape_of(node)
+    shape = noted_shape(node)
     source = _solid(low, source)
     dims = {dim for dim, _ in given}
     rest = without(source, dims)
@@ -951,7 +951,7 @@ def _index_put(
     strides = contiguous(into.shape)
     rest = len(into.shape) - len(given)
     rows = [
-        f"row_({Program.at(_behind(ref, rest).spread(shape), *names)}, {into.shape[dim]}, bad) * {strides[dim]}"
+        f"row_({LoopProgram.at(_behind(ref, rest).spread(shape), *names)}, {into.shape[dim]}, bad) * {strides[dim]}"
         for dim, ref in given
     ]
     spot = " + ".join(
@@ -971,7 +971,7 @@ def _scatter(
         values = low.program.number(values, into.dtype, index.shape)
     dim %= max(1, len(into.shape))
     names = [f"k{d}" for d, _ in enumerate(index.shape)]
-    row = f"row_({Program.at(index, *names)}, {into.shape[dim]}, bad)"
+    row = f"row_({LoopProgram.at(index, *names)}, {into.shape[dim]}, bad)"
     places = [row if d == dim else name for d, name in enumerate(names)]
     own = tuple(min(n, m) for n, m in zip(index.shape, values.shape, strict=True))
     values = Ref(values.base, own, values.strides, values.offset)
@@ -996,12 +996,12 @@ def _put(
     def code(out: str) -> list[str]:
         copied = [_for(n, size) for n, size in zip(own, into.shape, strict=True)]
         copied += [
-            f"{out}[{_spot(own, contiguous(into.shape))}] = {Program.at(into, *own)};",
+            f"{out}[{_spot(own, contiguous(into.shape))}] = {LoopProgram.at(into, *own)};",
             "}" * len(own),
         ]
         lines = [_for(n, size) for n, size in zip(names, values.shape, strict=True)]
         lines += [
-            f"{out}[{spot}] {'+' if adds else ''}= {Program.at(values, *names)};",
+            f"{out}[{spot}] {'+' if adds else ''}= {LoopProgram.at(values, *names)};",
             "}" * len(names),
         ]
         return [*copied, *lines]
@@ -1047,7 +1047,9 @@ def _mm(low: Lowering, node: fx.Node, one: Ref, other: Ref) -> Ref:
 
     def code(out: str) -> list[str]:
         spot = _spot([*names, "r", "c"], strides)
-        product = f"{Program.at(one, *names, 'r', 'k')} * {Program.at(other, *names, 'k', 'c')}"
+        product = (
+            f"{LoopProgram.at(one, *names, 'r', 'k')} * {LoopProgram.at(other, *names, 'k', 'c')}"
+        )
         simd = "#pragma omp simd"
         lines = [_for(n, size) for n, size in zip(names, batch, strict=True)] + [_for("r", rows)]
         if near:
@@ -1081,7 +1083,7 @@ def _solve(
 ) -> Ref:
     if not left or unitriangular:
         raise NotLowered("a triangular system is solved from the right")
-    shape = shape_of(node)
+    shape = noted_shape(node)
     *batch, rows, columns = shape
     if math.prod(shape) * rows > PRODUCTS:
         raise NotLowered("a triangular system is large")
@@ -1098,9 +1100,9 @@ def _solve(
         lines = [_for(n, size) for n, size in zip(names, batch, strict=True)]
         lines += [_for("s", rows), row, _for("c", columns)]
         lines += [f"{TYPES[right.dtype]} total = 0;", "#pragma omp simd reduction(+:total)"]
-        lines += [known, f"total += {Program.at(matrix, *names, 'r', 'k')} * {other};"]
-        divisor = Program.at(matrix, *names, "r", "r")
-        lines += [f"{own} = ({Program.at(right, *names, 'r', 'c')} - total) / {divisor};"]
+        lines += [known, f"total += {LoopProgram.at(matrix, *names, 'r', 'k')} * {other};"]
+        divisor = LoopProgram.at(matrix, *names, "r", "r")
+        lines += [f"{own} = ({LoopProgram.at(right, *names, 'r', 'c')} - total) / {divisor};"]
         return [*lines, "}" * (len(batch) + 2)]
 
     return low.program.custom(shape, right.dtype, [matrix, right], code)

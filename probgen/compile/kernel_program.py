@@ -124,7 +124,7 @@ class Fold(NamedTuple):
     strides: Shape
 
 
-class Line(NamedTuple):
+class Statement(NamedTuple):
     """A value that one element computes, and where it goes if somebody looks for it there."""
 
     text: str
@@ -136,12 +136,12 @@ class Group:
     """One loop nest over a shape, or code of its own."""
 
     shape: Shape
-    lines: list[Line | Fold] = field(default_factory=list)
+    lines: list[Statement | Fold] = field(default_factory=list)
     own: list[str] = field(default_factory=list)
     looks_up: bool = False
 
 
-class Program:
+class LoopProgram:
     """Kernel under construction: each method adds an operation and gives where its result is."""
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class Program:
         read = [self.element(ref.spread(shape), where, once) for ref in refs]
         out = self._new(dtype, shape, where, once)
         kind = TYPES[dtype]
-        line = Line(f"const {kind} {out.element} = ({kind})({text(*read)});", out)
+        line = Statement(f"const {kind} {out.element} = ({kind})({text(*read)});", out)
         self._groups[once][where].lines.append(line)
         return Ref(out, shape, contiguous(shape))
 
@@ -241,7 +241,7 @@ class Program:
         found = _at(source.base, " + ".join(places))
         group = self._groups[once][where]
         group.looks_up = True
-        group.lines.append(Line(f"const {TYPES[out.dtype]} {out.element} = {found};", out))
+        group.lines.append(Statement(f"const {TYPES[out.dtype]} {out.element} = {found};", out))
         return Ref(out, shape, contiguous(shape))
 
     def write(self, into: Ref, value: Ref) -> None:
@@ -325,7 +325,7 @@ class Program:
     def _put(self, where: int, once: bool, base: Buffer, into: Ref, value: Ref) -> None:
         read = self.element(value.spread(into.shape), where, once)
         text = f"{_at(base, place(into))} = ({TYPES[base.dtype]})({read});"
-        self._groups[once][where].lines.append(Line(text))
+        self._groups[once][where].lines.append(Statement(text))
 
     @property
     def looks_up(self) -> bool:
