@@ -132,6 +132,19 @@ def test_what_is_left_to_others_is_known_before_anything_is_done(function, x, re
         check_small(graph.module.graph, graph.inputs(x))
 
 
+def test_graphs_of_many_loops_are_left_to_others():
+    """Before the compiler is called, which would take a minute."""
+
+    def many(x):
+        for _ in range(90):
+            x = x.mT + x.sum(0)
+        return x
+
+    graph = Compiled(record_operations(many, torch.ones(4, 4)))
+    assert not graph.lower(torch.ones(4, 4), fixed=0)
+    assert graph.unlowered.endswith("loops take long to compile")
+
+
 # -- whole runs
 # ----------------------------------------------------------------------------------------------
 

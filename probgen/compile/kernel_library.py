@@ -31,6 +31,8 @@ FLAGS = (
 )
 LIBRARIES = (("-lmvec", "-lm"), ("-lm",))
 SECONDS = 120
+# 50 take some three seconds to compile, 400 more than a minute
+LOOPS = 80
 
 
 class Kernel:
@@ -53,6 +55,8 @@ class Kernel:
 
     def __init__(self, graph: fx.Graph, inputs: Sequence[Tensor], fixed: set[int]):
         lowered = Lowering(graph, inputs, fixed)
+        if lowered.program.loops > LOOPS:
+            raise NotLowered(f"{lowered.program.loops} loops take long to compile")
         text, size = lowered.program.source()
         self._run = load(text)
         self.fixed = fixed

@@ -328,6 +328,13 @@ class LoopProgram:
         self._groups[once][where].lines.append(Statement(text))
 
     @property
+    def loops(self) -> int:
+        """How many loop nests there are, which is what compiling takes its time for."""
+        return sum(
+            bool(group.shape or group.own) for some in self._groups.values() for group in some
+        )
+
+    @property
     def looks_up(self) -> bool:
         """Whether it reads or writes where values tell, which may be outside of what is there."""
         return any(group.looks_up for groups in self._groups.values() for group in groups)
