@@ -13,6 +13,7 @@ import torch.distributions as td
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
+from probgen.core.gammas import log_gamma_gain
 from probgen.core.inside import point_inside
 from probgen.distributions.flows.bijection import Bijection
 from probgen.heads.intervals import TruncatedNormal
@@ -53,12 +54,12 @@ def cdf(distribution: td.Distribution, x: Tensor) -> Tensor:
 @cdf.register(td.StudentT)
 def _(distribution: td.StudentT, x: Tensor) -> Tensor:
     r"""By quadrature of the tail, :math:`\int_0^\psi \sin^{\nu - 1}\varphi\, d\varphi`."""
-    t = (x - distribution.loc) / distribution.scale
-    df = distribution.df
+    t = ((x - distribution.loc) / distribution.scale).double()  # near many degrees, angles are tiny
+    df = distribution.df.double()
     end = math.pi / 2 - (t.abs() / df.sqrt()).atan()
-    constant = torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - 0.5 * math.log(math.pi)
+    constant = log_gamma_gain(df / 2, 0.5) - 0.5 * math.log(math.pi)
     tail = constant.exp() * torch.where(df < 2, _power_tail(df, end), _tail(df, end))
-    return torch.where(t < 0, tail, 1 - tail)
+    return torch.where(t < 0, tail, 1 - tail).to(x)
 
 
 def _tail(df: Tensor, end: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core.batched import BatchedDistribution
+from probgen.core.gammas import log_gamma_gain
 from probgen.core.missing import check_event
 from probgen.core.normal import observed_terms
 from probgen.distributions.conditional import Clamped, conditional
@@ -96,8 +97,7 @@ def log_density(df: Tensor, square: Tensor, half_log_det: Tensor, dims: Tensor) 
     tensor(0.5000)
     """
     return (
-        torch.lgamma((df + dims) / 2)
-        - torch.lgamma(df / 2)
+        log_gamma_gain(df / 2, dims / 2)
         - 0.5 * dims * (df * math.pi).log()
         - half_log_det
         - 0.5 * (df + dims) * torch.log1p(square / df)

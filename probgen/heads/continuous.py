@@ -101,7 +101,7 @@ class StudentT(Head):
     def distribution(self, raw: Tensor) -> dist.TorchDistribution:
         loc, scale, *rest = raw
         df = 2 + softplus(rest[0]) if self.df is None else self.df()
-        return dist.StudentT(df, loc, softplus(scale) + self.min_scale)
+        return distributions.StudentT(df, loc, softplus(scale) + self.min_scale)
 
 
 class FullGaussian(DistributionModule):

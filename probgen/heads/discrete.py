@@ -187,4 +187,4 @@ class NegativeBinomial(Head):
             log_count = rest[0].clamp(-LOG_COUNT_RANGE, LOG_COUNT_RANGE)
         else:
             log_count = self.total_count.log
-        return dist.NegativeBinomial(log_count.exp(), logits=log_mean - log_count)
+        return distributions.NegativeBinomial(log_count.exp(), logits=log_mean - log_count)

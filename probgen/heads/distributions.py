@@ -16,6 +16,7 @@ from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
 
 from probgen.core import checks
+from probgen.core.gammas import log_gamma_gain
 from probgen.core.truncation import Truncation, truncated
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -62,10 +63,85 @@ class Poisson(dist.Poisson):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        return value * self.log_rate - self.rate - (value + 1).lgamma()
+        wide, log_rate = value.double(), self.log_rate.double()
+        terms = wide * log_rate - log_rate.exp() - (wide + 1).lgamma()  # large, and they cancel
+        return terms.to(torch.result_type(value, self.log_rate))
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Poisson:
         return Poisson(self.log_rate.expand(batch_shape), validate_args=self._validate_args)
+
+
+class NegativeBinomial(dist.NegativeBinomial):
+    """Negative binomial distribution, whose log masses are sums in double precision.
+
+    In single precision their terms cancel where counts are large.
+
+    >>> NegativeBinomial(torch.tensor(1e7), logits=torch.tensor(1e-7).log()).log_prob(torch.tensor(0.0))
+    tensor(-1.0000)
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        wide = dist.NegativeBinomial(
+            self.total_count.double(), logits=self.logits.double(), validate_args=False
+        )
+        return wide.log_prob(value.double()).to(torch.result_type(value, self.logits))
+
+
+class Binomial(dist.Binomial):
+    """Binomial distribution, whose log masses are sums in double precision.
+
+    >>> Binomial(10**6, torch.tensor(1e-6)).log_prob(torch.tensor(0.0))
+    tensor(-1.0000)
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        wide = dist.Binomial(
+            self.total_count.double(), logits=self.logits.double(), validate_args=False
+        )
+        return wide.log_prob(value.double()).to(torch.result_type(value, self.logits))
+
+
+class BetaBinomial(dist.BetaBinomial):
+    """Beta-binomial distribution, whose log masses are sums in double precision.
+
+    >>> BetaBinomial(torch.tensor(1e6), torch.tensor(1e6), 1).log_prob(torch.tensor(1.0)).exp()
+    tensor(0.5000)
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        wide = dist.BetaBinomial(
+            self.concentration1.double(),
+            self.concentration0.double(),
+            self.total_count.double(),
+            validate_args=False,
+        )
+        found = wide.log_prob(value.double())
+        return found.to(torch.result_type(value, self.concentration1))
+
+
+class StudentT(dist.StudentT):
+    """Student t distribution, right for many degrees of freedom too.
+
+    >>> StudentT(torch.tensor(1e8)).log_prob(torch.tensor(0.0)).exp()        # of a normal one
+    tensor(0.3989)
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        square = ((value - self.loc) / self.scale).square()
+        return (
+            log_gamma_gain(self.df / 2, 0.5)
+            - 0.5 * (math.pi * self.df).log()
+            - self.scale.log()
+            - 0.5 * (self.df + 1) * torch.log1p(square / self.df)
+        )
 
 
 class Gamma(dist.Gamma):

@@ -161,7 +161,7 @@ class BetaBinomial(_Conjugate):
         return dist.Beta(*pseudo_counts).to_event(1)
 
     def _likelihood(self, parameter: Tensor) -> dist.TorchDistribution:
-        return MissingAware(dist.Binomial(self.trials, parameter), 1)
+        return MissingAware(distributions.Binomial(self.trials, parameter), 1)
 
     def _added(self, x: Tensor, weights: Tensor) -> Tensor:
         successes, seen = _sums(x, weights)
@@ -177,7 +177,7 @@ class BetaBinomial(_Conjugate):
 
     def predictive(self) -> dist.TorchDistribution:
         a, b = self.log_posterior.detach().exp()
-        return MissingAware(dist.BetaBinomial(a, b, total_count=self.trials), 1)
+        return MissingAware(distributions.BetaBinomial(a, b, total_count=self.trials), 1)
 
 
 class GammaPoisson(_Conjugate):
@@ -231,7 +231,8 @@ class GammaPoisson(_Conjugate):
         return -torch.where(x.isnan(), 0.0, (1 + x).lgamma()).sum(-1)
 
     def predictive(self) -> dist.TorchDistribution:
-        return MissingAware(dist.GammaPoisson(*self.log_posterior.detach().exp()), 1)
+        log_a, log_b = self.log_posterior.detach()
+        return MissingAware(distributions.NegativeBinomial(log_a.exp(), logits=-log_b), 1)
 
 
 class DirichletCategorical(_Conjugate):
