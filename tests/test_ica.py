@@ -55,6 +55,17 @@ def test_solve_ends_where_the_gradient_of_the_likelihood_is_zero():
     torch.testing.assert_close(gen.mean.detach(), x.double().mean(0))
 
 
+@pytest.mark.parametrize("units", [(1e-6, 1.0, 1e6), (1e4, 1e4, 1e-4)])
+def test_columns_may_be_in_units_of_very_different_sizes(units):
+    x, _ = mixed(dist.Laplace(0.0, 1.0), rows=500)
+    x, size = x.double(), torch.tensor(units).double()
+    plain, other = (ICA(3).double().solve(rows, tol=1e-8) for rows in (x, x * size))
+    torch.testing.assert_close(other.sources(x * size), plain.sources(x), atol=1e-6, rtol=1e-6)
+    expected = plain().log_prob(x) - size.log().sum()
+    torch.testing.assert_close(other().log_prob(x * size), expected, atol=1e-6, rtol=0)
+    assert ICA(3).solve((x * size).float()).unmixing.isfinite().all()
+
+
 def test_sources_are_found_as_by_fastica():
     x, mixing = mixed(dist.Laplace(0.0, 1.0))
     found = amari(ICA(3).solve(x).unmixing.detach(), mixing)

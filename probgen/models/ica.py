@@ -114,8 +114,11 @@ class ICA(DistributionModule):
         x = x.double()
         check_columns(x)
         share = x.new_ones(len(x)) if weights is None else weights.to(x)
-        mean = share @ x / share.sum()
-        values, vectors = torch.linalg.eigh(((x - mean).mT * share) @ (x - mean) / share.sum())
+        share = share / share.sum()
+        mean = share @ x
+        spread = (share @ (x - mean).square()).sqrt()  # columns in units of very different sizes
+        z = (x - mean) / spread
+        values, vectors = torch.linalg.eigh((z.mT * share) @ z)
         if not values[0] > 1e-12 * values[-1]:
             raise ValueError(
                 f"expected rows that spread over {self.dims} dims, got {len(x)} rows that lie in "
@@ -123,7 +126,7 @@ class ICA(DistributionModule):
             )
         turn = torch.linalg.qr(torch.randn(self.dims, self.dims, generator=generator).to(x)).Q
         put(self.mean, mean)
-        put(self.unmixing, turn @ (vectors / values.sqrt()).mT)
+        put(self.unmixing, turn @ (vectors / values.sqrt()).mT / spread)
 
     def solve(self, x: Tensor, *, max_iter: int = 200, tol: float = 1e-4, seed: int = 0) -> ICA:
         r"""Finds the unmixing matrix of complete rows ``(N, D)``, and returns itself.
