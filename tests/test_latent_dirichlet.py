@@ -104,8 +104,12 @@ def test_documents_without_words_are_refused_and_texts_become_counts():
     for function in (gen.solve, gen.perplexity):
         with pytest.raises(ValueError, match="expected documents with words, got 3 empty ones"):
             function(torch.zeros(3, 5))
-    with pytest.raises(ValueError, match="expected complete counts"):
-        gen.solve(torch.tensor([[1.0, torch.nan, 0.0, 0.0, 0.0]] * 2))
+    holes = torch.tensor([[1.0, torch.nan, 0.0, 0.0, 0.0], [torch.nan] * 5])
+    for function in (gen.solve, gen.perplexity, gen.bound, gen.topic_weights):
+        with pytest.raises(ValueError, match=r"expected complete counts, got NaN.* log_likelihood"):
+            function(holes)
+    value = pg.log_likelihood(gen, holes, particles=200, seed=0).value
+    assert value.isfinite().all() and value[1].abs() < 0.3  # nothing was seen: log 1
     vocabulary = pg.text.Vocabulary.of(["a b", "b c"], end=".")
     counts = vocabulary.counts(["b b c", "z"])
     tokens = [vocabulary.tokens[k] for k in counts[0].nonzero()[:, 0].tolist()]

@@ -124,7 +124,7 @@ class LatentDirichletAllocation(LatentVariableModel):
     @torch.no_grad()
     def topic_weights(self, x: Any) -> Tensor:
         """Expected shares of the topics in documents: ``(N, V) -> (N, K)``."""
-        (x,) = as_rows(self, x)
+        x = self._complete(x)
         weights = torch.cat([self._documents(block).weights for block in self._blocks(x)])
         return weights / weights.sum(-1, keepdim=True)
 
@@ -134,7 +134,7 @@ class LatentDirichletAllocation(LatentVariableModel):
 
         That of Blei, Ng, Jordan: looser than ``log_likelihood``, which sums the topics of words out.
         """
-        (x,) = as_rows(self, x)
+        x = self._complete(x)
         found = [self._documents(block).bound + self._orders(block) for block in self._blocks(x)]
         return Score(torch.cat(found), "bound", measure="mass")
 
@@ -152,8 +152,8 @@ class LatentDirichletAllocation(LatentVariableModel):
         ValueError
             If there are no words.
         """
-        (x,) = as_rows(self, x)
-        words = x.nansum(dtype=torch.float64)
+        x = self._complete(x)
+        words = x.sum(dtype=torch.float64)
         if not words > 0:
             raise ValueError(
                 f"expected documents with words, got {len(x)} empty ones; leave them out"
@@ -189,11 +189,7 @@ class LatentDirichletAllocation(LatentVariableModel):
         checks.at_least(1, max_iter=max_iter)
         checks.not_negative(tol=tol)
         checks.is_seed(seed=seed)
-        (x,) = as_rows(self, x)
-        if x.isnan().any():
-            raise ValueError(
-                "expected complete counts, got NaN in x; put 0 for words that do not occur"
-            )
+        x = self._complete(x)
         words = x.sum(dtype=torch.float64)
         if not words > 0:
             raise ValueError(
@@ -227,6 +223,16 @@ class LatentDirichletAllocation(LatentVariableModel):
             counts += found.counts
         put(self.log_concentration, (self.topics_prior + counts).log())
         return value.item()
+
+    def _complete(self, x: Any) -> Tensor:
+        (x,) = as_rows(self, x)
+        if x.isnan().any():
+            raise ValueError(
+                "expected complete counts, got NaN in x: the coordinate updates would take them for "
+                "0; put 0 for words that do not occur, or take log_likelihood or impute, which "
+                "integrate missing counts out"
+            )
+        return x
 
     def _blocks(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split(max(1, _NUMBERS // self.words))
