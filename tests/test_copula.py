@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pyro.distributions as dist
 import pytest
 import scipy.stats
@@ -144,6 +145,41 @@ def test_gradients_reach_margins_and_core_and_draws():
         assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("a", [0.3, 2.0, 40.0])
+def test_shares_of_gamma_variables_have_the_slopes_of_their_parameters(a):
+    at = torch.tensor([0.2, 1.0, 1.7]).double() * a / 2
+    parts = [torch.tensor([value]).double().requires_grad_() for value in (a, 2.0)]
+    x = at.clone().requires_grad_()
+    cdf(dist.Gamma(*parts), x).sum().backward()
+    eps = 1e-5 * a
+    truth = lambda a, rate, x: scipy.stats.gamma(a, scale=1 / rate).cdf(x)  # noqa: E731
+    by_a = (truth(a + eps, 2.0, at) - truth(a - eps, 2.0, at)).sum() / (2 * eps)
+    by_rate = (truth(a, 2 + 1e-5, at) - truth(a, 2 - 1e-5, at)).sum() / 2e-5
+    assert parts[0].grad.item() == pytest.approx(by_a, rel=2e-3)
+    assert parts[1].grad.item() == pytest.approx(by_rate, rel=1e-5)
+    np.testing.assert_allclose(x.grad, scipy.stats.gamma(a, scale=0.5).pdf(at), rtol=1e-6)
+
+
+def test_gamma_margins_are_fitted_with_the_dependence():
+    torch.manual_seed(0)
+    shapes, rates = torch.tensor([1.5, 4.0]), torch.tensor([2.0, 0.5])
+    truth = Copula(Fixed(dist.Gamma, concentration=shapes, rate=rates), correlated(R[:2, :2]))
+    x = truth.float()().sample((600,))
+    gen = Copula(heads.Gamma(Constant(4)))
+    options = {"progress": False, "verdict": False, "compile": False, "seed": 0}
+    pg.fit(gen, x, steps=250, optimizer=pg.train.adam(0.05), **options)
+    assert abs(gen.core.correlations[0, 1] - 0.7) < 0.08
+    gap = truth().log_prob(x).mean() - gen().log_prob(x).mean()
+    assert -0.03 < gap < 0.01
+
+
+def test_frames_and_integers_are_rows_too():
+    x = torch.arange(30.0).reshape(10, 3)[torch.tensor([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])]
+    truth = Copula.fitted(x)().log_prob(x)
+    for rows in (x.long(), pd.DataFrame(x.numpy()), x.double().numpy(), x.tolist()):
+        torch.testing.assert_close(Copula.fitted(rows)().log_prob(x), truth, check_dtype=False)
+
+
 def test_margins_may_depend_on_a_context():
     torch.manual_seed(0)
     gen = Copula(heads.Gaussian(nn.Linear(3, 4)), CorrelatedNormal(2))
@@ -171,6 +207,7 @@ def test_a_quantile_is_the_inverse_with_its_gradient():
         (lambda: Copula(lognormal(), CorrelatedNormal(2)), r"events of shape \(3,\)"),
         (lambda: Copula.fitted(torch.zeros(5)), r"expected x of shape \(N, D\)"),
         (lambda: Copula.fitted(torch.ones(5, 2)), r"constant columns \[0, 1\]"),
+        (lambda: Copula.fitted(torch.tensor([[1.0], [torch.inf]])), "finite numbers.* got inf"),
     ],
 )
 def test_what_is_no_copula_is_refused(make, message):

@@ -18,7 +18,7 @@ Compiling
 Others
     ``pytree``: nested containers of tensors; torch has no public one.
     ``TorchDispatchMode``: the documented way to watch operations, in a private module.
-    ``standard_gamma``, ``foreach_lerp_``, ``foreach_norm``: kernels without a public name.
+    ``standard_gamma`` and its gradient, ``foreach_lerp_``, ``foreach_norm``: kernels without a public name.
     ``BatchNorm``, ``Dropout``: the bases of theirs for one, two and three dims.
     ``graph_task``: whether a thread is one of autograd's.
     ``memory_key``, ``waits_for_gradient``, ``has_step_hooks``: shared storage; hooks that are there.
@@ -70,6 +70,7 @@ Dropout = nn.modules.dropout._DropoutNd
 foreach_lerp_ = torch._foreach_lerp_
 foreach_norm = torch._foreach_norm
 standard_gamma = torch._standard_gamma
+standard_gamma_grad = torch._standard_gamma_grad
 is_all_true = torch._is_all_true  # what distributions with validation ask of a tensor
 
 

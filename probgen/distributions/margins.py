@@ -15,6 +15,7 @@ from torch.distributions import biject_to, constraints
 
 from probgen.core.gammas import log_gamma_gain
 from probgen.core.inside import point_inside
+from probgen.core.private_torch import standard_gamma_grad
 from probgen.distributions.flows.bijection import Bijection
 from probgen.heads.intervals import TruncatedNormal
 from probgen.heads.mixed import ColumnDistributions
@@ -78,6 +79,24 @@ def _power_tail(df: Tensor, end: Tensor) -> Tensor:
     angles = end[..., None] * nodes.pow(1 / few[..., None])
     heights = (angles.sin() / angles).pow((few - 1)[..., None])
     return end.pow(few) / few * (heights @ weights)
+
+
+@cdf.register(td.Gamma)
+def _(distribution: td.Gamma, x: Tensor) -> Tensor:
+    r"""With the gradient by the concentration, :math:`-p(y)\, \partial y / \partial a` at a share.
+
+    Source: Figurnov, Mohamed, Mnih (2018), Implicit reparameterization gradients,
+    https://arxiv.org/abs/1805.08498
+    """
+    a, y = torch.broadcast_tensors(distribution.concentration, distribution.rate * x)
+    with torch.no_grad():
+        share = torch.special.gammainc(a, y)
+        if not (a.requires_grad or y.requires_grad):
+            return share
+        inner = y.clamp(min=torch.finfo(y.dtype).tiny)
+        slope = (torch.special.xlogy(a - 1, inner) - inner - torch.lgamma(a)).exp()
+        turn = -slope * standard_gamma_grad(a, inner)
+    return share + slope * (y - y.detach()) + turn * (a - a.detach())
 
 
 @cdf.register(TruncatedNormal)

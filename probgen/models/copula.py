@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from probgen.core import checks
 from probgen.core.contexts import WITHOUT, common_size, distribution_given
+from probgen.core.conversion import rows_from
 from probgen.core.entry import as_rows
 from probgen.core.module import DistributionModule, Fixed
 from probgen.core.normal import MultivariateNormal
+from probgen.core.supports import check_values
 from probgen.distributions.flows.rescaled import Rescaled
 from probgen.distributions.frozen import put
 from probgen.distributions.margins import (
@@ -145,9 +150,7 @@ class Copula(DistributionModule):
         self.context_ndim = margins.context_ndim
 
     @classmethod
-    def fitted(
-        cls, x: Tensor, core: DistributionModule | None = None, *, points: int = 200
-    ) -> Copula:
+    def fitted(cls, x: Any, core: DistributionModule | None = None, *, points: int = 200) -> Copula:
         """With margins that are kernel estimates of rows ``(N, D)``, NaN = missing.
 
         A core with a start of its own begins at the normal scores of the rows: the default one is
@@ -156,7 +159,7 @@ class Copula(DistributionModule):
 
         Parameters
         ----------
-        x : Tensor
+        x : Tensor, array or frame
             ``(N, D)``.
         core : DistributionModule, optional
             Family of normal scores.
@@ -166,16 +169,17 @@ class Copula(DistributionModule):
         Raises
         ------
         ValueError
-            If a column is constant or never observed.
+            If a column is constant or never observed, or a number infinite.
         """
         checks.at_least(2, points=points)
         checks.generative(**checks.given(core=core))
-        x = torch.as_tensor(x)
-        if x.ndim != 2 or not len(x):
+        x = rows_from("x", x)
+        if x.ndim != 2 or not x.numel():
             raise ValueError(
                 f"expected x of shape (N, D), got {tuple(x.shape)}; give one observation per row"
             )
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        check_values("x", x, constraints.real)
         check_columns(x)
         centers, widths = kernel_margins(x, min(points, len(x)))
         gen = cls(Fixed(kernels, centers=centers, widths=widths), core)
