@@ -224,6 +224,10 @@ def test_mistakes_are_told():
     pair = (gen.model, gen.guide)
     with pytest.raises(ValueError, match=r"one log reward for each row, \(5,\), got \(5, 3\); sum"):
         TrajectoryBalance(lambda x: x, draws=5)(*pair)()
+    with pytest.raises(ValueError, match="expected finite log rewards, got -inf; give what"):
+        TrajectoryBalance(lambda x: x.sum(-1).add(1).log().sub(torch.inf))(*pair)()
+    floor = lambda x: x.sum(-1).add(1).log().sub(torch.inf).clamp(min=-50)  # noqa: E731
+    assert TrajectoryBalance(floor)(*pair)().isfinite()
     with pytest.raises(ValueError, match="expected rows alone, or none, got a context; leave it"):
         TrajectoryBalance(lambda x: x.sum(-1))(*pair)(torch.zeros(2, 3), torch.zeros(2, 1))
     with pytest.raises(ValueError, match=r"got implicit \(GAN\); pass a function of rows"):

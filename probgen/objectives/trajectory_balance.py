@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.kinds import density_kind
+from probgen.core.missing import values_are_known
 from probgen.core.module import GenerativeModel
 from probgen.core.recording import Recorder
 from probgen.core.runtime import PARTICLES, as_guide
@@ -172,6 +173,12 @@ class TrajectoryBalance(Objective):
             raise ValueError(
                 f"TrajectoryBalance: expected one log reward for each row, ({len(x)},), got "
                 f"{tuple(found.shape)}; sum over the entries of a row, or squeeze(-1)"
+            )
+        if values_are_known() and not found.isfinite().all():
+            raise ValueError(
+                "TrajectoryBalance: expected finite log rewards, got "
+                f"{found[~found.isfinite()][0].item()}; give what should not be drawn a low one, "
+                "such as -50"
             )
         return found.to(self.slow_log_z) / self.temperature
 
