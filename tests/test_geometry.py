@@ -317,6 +317,8 @@ def test_centered_points_are_normal_in_the_dims_that_they_have():
     )
     spread = (basis(4) @ draws).flatten(1).std(0)
     torch.testing.assert_close(spread, torch.full((9,), 0.8, dtype=DOUBLE), atol=0.02, rtol=0)
+    torch.testing.assert_close(draws.mean(0), base.mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(draws.var(0), base.variance, atol=0.02, rtol=0)
 
 
 def cloud(types=None, dims=3, points=4):

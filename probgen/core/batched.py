@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import pyro.distributions as dist
 import torch
@@ -13,16 +13,17 @@ from torch import Tensor
 from probgen.core.precision import of_own_precision
 
 Batched = Mapping[str, int | None]
+Class = TypeVar("Class", bound=type)
 
 
 class BatchedDistribution(dist.TorchDistribution):
     """A distribution whose ``expand`` follows from the names of its attributes with batch dims.
 
-    Its ``log_prob`` refuses values of another precision than the parameters' in one sentence. A
-    subclass lists them in ``batched``, each with the number of dims that stand to the right of
-    the batch dims of a tensor (``None``: those of an event). Distributions are listed with 0, and
-    so is whatever else has ``expand(batch_shape)``. What is not listed serves all rows, and is
-    shared by the copies.
+    Its ``log_prob`` refuses values of another precision than the parameters' in one sentence, and
+    so does the mean or variance of a subclass that has none. A subclass lists the names in
+    ``batched``, each with the number of dims that stand to the right of the batch dims of a tensor
+    (``None``: those of an event). Distributions are listed with 0, and so is whatever else has
+    ``expand(batch_shape)``. What is not listed serves all rows, and is shared by the copies.
 
     Attributes
     ----------
@@ -56,6 +57,7 @@ class BatchedDistribution(dist.TorchDistribution):
         super().__init_subclass__(**options)
         if "log_prob" in vars(cls):
             cls.log_prob = of_own_precision(cls.log_prob)  # type: ignore[method-assign]
+        refuse_moments(cls)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         return expanded(self, torch.Size(batch_shape), self.batched, self.forgotten)
@@ -63,6 +65,34 @@ class BatchedDistribution(dist.TorchDistribution):
     def lead(self, x: Tensor) -> torch.Size:
         """The dims of x to the left of an event, with the batch dims."""
         return torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
+
+
+def refuse_moments(cls: Class) -> Class:
+    """Words for the mean and variance of a class that has none, which torch refuses without any.
+
+    A decorator of a class that cannot have the base; else see :class:`BatchedDistribution`.
+
+    >>> @refuse_moments
+    ... class Game(dist.TorchDistribution):
+    ...     pass
+    >>> Game(validate_args=False).mean
+    Traceback (most recent call last):
+    NotImplementedError: expected a distribution whose mean has a closed form, got Game; take that of draws: ...
+    """
+    for name, call in (("mean", "mean"), ("variance", "var")):
+        if getattr(cls, name) is getattr(torch.distributions.Distribution, name):
+            setattr(cls, name, _without_closed_form(name, call))
+    return cls
+
+
+def _without_closed_form(name: str, call: str) -> property:
+    def refuse(self: torch.distributions.Distribution) -> Tensor:
+        raise NotImplementedError(
+            f"expected a distribution whose {name} has a closed form, got {type(self).__name__}; "
+            f"take that of draws: distribution.sample((1000,)).{call}(0)"
+        )
+
+    return property(refuse)
 
 
 def expanded(

@@ -70,3 +70,12 @@ class CenteredPoints(BatchedDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         x = self.scale * torch.randn(shape, dtype=self.scale.dtype, device=self.scale.device)
         return x - x.mean(-2, keepdim=True)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.scale.new_zeros(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of each coordinate: a share 1 / N of it went with the mean."""
+        return self.scale.square().mul(1 - 1 / self.event_shape[0]).expand_as(self.mean)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.batched import refuse_moments
 from probgen.core.missing import check_event
 from probgen.core.precision import of_own_precision
 from probgen.core.signatures import takes
@@ -29,6 +30,7 @@ from probgen.distributions.guidance.classifier_free import as_rule
 from probgen.distributions.guidance.rule import Rule, check_rule
 
 
+@refuse_moments
 class Diffused(dist.TorchDistribution):
     r"""The distribution of data from which a network has learned to take noise away.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from probgen.core import checks
+from probgen.core.batched import refuse_moments
 from probgen.core.missing import check_event
 from probgen.core.precision import of_own_precision
 from probgen.core.truncation import Truncation, tempered, truncated, using
@@ -25,6 +26,7 @@ from probgen.distributions.flows.ode import ContinuousTransform, Solver
 from probgen.distributions.guidance.rule import Rule, check_rule, draws_noise
 
 
+@refuse_moments
 class ReverseFlow(dist.TorchDistribution):
     r"""Data that the probability-flow equation takes to pure noise.
 
