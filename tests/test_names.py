@@ -14,7 +14,8 @@ MEANT = {"sample"}
 # a file's verbs, called through their module: ``checkpoint.read(path)``
 VERBS = {"load", "read", "write"}
 # a head has the name of the distribution that it makes, as users and ``repr`` call both
-HEADS = {"Beta", "Categorical", "DiscretizedLogisticMixture", "Gamma", "Poisson"}
+HEADS = {"Beta", "Categorical", "DiscretizedLogisticMixture", "Gamma", "NegativeBinomial"}
+HEADS |= {"Poisson", "StudentT"}
 # an estimator of scikit-learn has the name of what it makes, or of scikit-learn's own
 ESTIMATORS = {"GaussianMixture", "GenerativeClassifier"}
 

@@ -105,10 +105,10 @@ class Binomial(dist.Binomial):
         return wide.log_prob(value.double()).to(torch.result_type(value, self.logits))
 
 
-class BetaBinomial(dist.BetaBinomial):
+class BetaBinomialCounts(dist.BetaBinomial):
     """Beta-binomial distribution, whose log masses are sums in double precision.
 
-    >>> BetaBinomial(torch.tensor(1e6), torch.tensor(1e6), 1).log_prob(torch.tensor(1.0)).exp()
+    >>> BetaBinomialCounts(torch.tensor(1e6), torch.tensor(1e6), 1).log_prob(torch.tensor(1.0)).exp()
     tensor(0.5000)
     """
 

@@ -177,7 +177,7 @@ class BetaBinomial(_Conjugate):
 
     def predictive(self) -> dist.TorchDistribution:
         a, b = self.log_posterior.detach().exp()
-        return MissingAware(distributions.BetaBinomial(a, b, total_count=self.trials), 1)
+        return MissingAware(distributions.BetaBinomialCounts(a, b, total_count=self.trials), 1)
 
 
 class GammaPoisson(_Conjugate):
