@@ -11,6 +11,26 @@ place of draws. All of one run: no number of another paper is comparable.
     python benchmarks/few_steps.py --data DIR      # MNIST with a U-Net, the classifier of
                                                    # samplers_mnist.py
     python benchmarks/few_steps.py --smoke         # a few steps of each, to see that all runs
+
+Measured with ``--steps 300 --draws 500``, one seed, three minutes of one core; Fréchet distance, standard
+errors of 3 to 6, at 1, 2, 4 and, of the teachers, 50 calls:
+
+| | 1 | 2 | 4 | 50 |
+|---|---|---|---|---|
+| diffusion, DDIM | 290.5 | 73.1 | 31.5 | 15.6 |
+| diffusion, DPM-Solver++ | 290.5 | 73.1 | 23.9 | 14.9 |
+| flow matching, Euler | 283.4 | 49.6 | 18.0 | 7.2 |
+| consistency distillation | 20.7 | 26.8 | 34.5 | |
+| consistency training | 23.8 | 23.4 | 24.1 | |
+| progressive distillation | 40.0 | 33.3 | 27.9 | |
+| reflow, Euler | 9.3 | 8.8 | 8.2 | |
+| MeanFlow, without a teacher | 31.1 | 12.8 | 11.5 | |
+| training images | 6.4 | | | |
+
+A distilled student is as good as the paths of its teacher: of one trained for 1,800 steps at half of the
+rate (DDIM at 50 calls: 21.2) consistency distillation has 36.8, 42.4 and 54.5 in 600 steps at a rate of
+0.0005, and 29.7, 41.2 and 57.3 at 0.002; ``rho=3`` in place of 7 makes that 26.2, 37.9 and 53.8 (500
+draws each). More calls draw worse there, since each begins at the errors of the one before.
 """
 
 from __future__ import annotations
