@@ -31,7 +31,8 @@ A distilled student is as good as the paths of its teacher: of one trained for 1
 rate (DDIM at 50 calls: 21.2) consistency distillation has 36.8, 42.4 and 54.5 in 600 steps at a rate of
 0.0005, and 29.7, 41.2 and 57.3 at 0.002; ``rho=3`` in place of 7 makes that 26.2, 37.9 and 53.8 (500
 draws each). The recipe of the consistency models was found in some 25 such trials, judged by these same
-held-out images; the other students were not searched so. More calls draw worse there, since each begins at the errors of the one before.
+held-out images; the other students were not searched so. More calls draw worse there, since each
+begins at the errors of the one before.
 """
 
 from __future__ import annotations
