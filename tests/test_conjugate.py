@@ -66,6 +66,30 @@ def test_blocks_weights_and_all_rows_at_once_are_the_same(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_rows_one_by_one_count_after_millions_too(name):
+    torch.manual_seed(0)
+    gen, x = (part(4) if part is FAMILIES[name][1] else part() for part in FAMILIES[name])
+    many = torch.full((len(x),), 5e6)
+    whole = gen.update(x, weights=many).update(x, weights=torch.full((len(x),), 10.0))
+    expected = {key: value.double() for key, value in pseudo_counts(whole).items()}
+    gen.reset().update(x, weights=many)
+    for _ in range(10):
+        for row in x:
+            gen.update(row[None])
+    found = pseudo_counts(gen)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=1e-3, rtol=0)
+    assert gen.reset().log_evidence(x) == pytest.approx(FAMILIES[name][0]().log_evidence(x).item())
+
+
+def pseudo_counts(gen):
+    """Numbers of rows, in double precision."""
+    if isinstance(gen, ConjugateNormal):
+        return {"rows": gen._exact.rows, "df": gen._exact.df}
+    return {"counts": gen._counts}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_held_out_scores_and_draws_are_those_of_the_predictive_distribution(name):
     gen, x = made(name, 40)
     gen.update(x[:30])

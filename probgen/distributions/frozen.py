@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 
@@ -36,3 +37,17 @@ def thawed(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+def kept(value: Tensor, remainder: Tensor) -> Tensor:
+    """A running sum in double precision: what is stored of it, and what storing lost.
+
+    A remainder that no rounding can have left is of another value, and forgotten as far.
+
+    >>> import torch
+    >>> kept(torch.tensor(1e8), torch.tensor(3.0)) - 1e8, kept(torch.tensor(1.0), torch.tensor(3.0)).item() < 1.1
+    (tensor(3., dtype=torch.float64), True)
+    """
+    wide = value.detach().double()
+    most = 64 * torch.finfo(remainder.dtype).eps * wide.abs()  # of exponentials of logarithms, too
+    return wide + remainder.double().clamp(-most, most)

@@ -16,6 +16,7 @@ from probgen.core.entry import as_rows
 from probgen.core.given_weights import weights_from
 from probgen.core.missing import MissingAware, fill_missing
 from probgen.core.module import LatentVariableModel, data_plate
+from probgen.distributions.frozen import kept
 from probgen.distributions.tables import weighted_sum
 from probgen.heads import distributions
 
@@ -31,10 +32,12 @@ class _Conjugate(LatentVariableModel):
     context_hint = WITHOUT
     site: str  # of the parameter that has the prior
     prior: Tensor
+    remainder: Tensor  # of the pseudo-counts: one row more is nothing to a logarithm of 10 million
 
     def __init__(self, prior: Tensor):
         super().__init__()
         self.register_buffer("prior", prior)
+        self.register_buffer("remainder", torch.zeros_like(prior))
         self.log_posterior = nn.Parameter(prior.log())
 
     @abstractmethod
@@ -84,15 +87,21 @@ class _Conjugate(LatentVariableModel):
         nothing.
         """
         rows, counts = self._rows(x, weights)
-        posterior = self.log_posterior.double().exp() + self._added(rows, counts)
+        posterior = self._counts + self._added(rows, counts)
         self.log_posterior.copy_(posterior.log())
+        self.remainder.copy_(posterior - self.log_posterior.double().exp())
         return self
 
     @torch.no_grad()
     def reset(self) -> Self:
         """Forgets the rows that were added: the posterior is the prior again; returns itself."""
         self.log_posterior.copy_(self.prior.log())
+        self.remainder.zero_()
         return self
+
+    @property
+    def _counts(self) -> Tensor:
+        return kept(self.log_posterior.detach().double().exp(), self.remainder)
 
     @torch.no_grad()
     def log_evidence(self, x: Any, *, weights: Any = None) -> Tensor:
@@ -103,7 +112,7 @@ class _Conjugate(LatentVariableModel):
         were added. It is not the sum of densities of single rows: rows tell of each other.
         """
         rows, counts = self._rows(x, weights)
-        before = self.log_posterior.double().exp()
+        before = self._counts
         after = before + self._added(rows, counts)
         base = weighted_sum(self._log_base(rows), counts)
         return base + self._log_normalizer(after) - self._log_normalizer(before)

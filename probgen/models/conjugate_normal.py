@@ -18,8 +18,11 @@ from probgen.core.missing import has_missing
 from probgen.core.module import LatentVariableModel, data_plate
 from probgen.core.normal import MultivariateNormal
 from probgen.distributions.cholesky import split_tril, tril_of
+from probgen.distributions.frozen import kept
 from probgen.distributions.inverse_wishart import InverseWishart, half_log_det, log_gamma
 from probgen.distributions.student import MultivariateStudentT
+
+_LOST = ("lost_mean", "lost_rows", "lost_df", "lost_scale_tril")  # by the precision of parameters
 
 
 class Hyperparameters(NamedTuple):
@@ -120,6 +123,8 @@ class ConjugateNormal(LatentVariableModel):
         self.log_df = nn.Parameter(torch.zeros(()))  # of what exceeds D - 1
         self.log_scale = nn.Parameter(torch.zeros(1, dims))
         self.lower = nn.Parameter(torch.zeros(1, dims * (dims - 1) // 2))
+        for name, shape in zip(_LOST, ((dims,), (), (), (dims, dims)), strict=True):
+            self.register_buffer(name, torch.zeros(shape))
         self.reset()
 
     @property
@@ -198,13 +203,13 @@ class ConjugateNormal(LatentVariableModel):
         rows tell of each other.
         """
         rows, counts = self._rows(x, weights)
-        before = Hyperparameters(*(value.double() for value in self.posterior()))
+        before = self._exact
         after = self._updated(rows, counts)
         constant = 0.5 * self.dims * math.log(math.pi) * counts.sum()
         return _log_normalizer(after) - _log_normalizer(before) - constant
 
     def _updated(self, x: Tensor, weights: Tensor) -> Hyperparameters:
-        mean, rows, df, tril = (value.double() for value in self.posterior())
+        mean, rows, df, tril = self._exact
         total = weights.sum()
         center = weights @ x / total
         apart = center - mean
@@ -219,6 +224,23 @@ class ConjugateNormal(LatentVariableModel):
         own = (self.loc, self.log_rows, self.log_df, self.log_scale, self.lower)
         for parameter, value in zip(own, found, strict=True):
             parameter.data.copy_(value)
+        for name, value, stored in zip(_LOST, given, self._stored, strict=True):
+            getattr(self, name).copy_(value.double() - stored)
+
+    @property
+    def _stored(self) -> Hyperparameters:
+        """What the parameters say, in double precision."""
+        logs = (part.detach().double() for part in (self.log_scale, self.lower))
+        rows, above = (part.detach().double().exp() for part in (self.log_rows, self.log_df))
+        return Hyperparameters(
+            self.loc.detach().double(), rows, above + self.dims - 1, tril_of(*logs)[0]
+        )
+
+    @property
+    def _exact(self) -> Hyperparameters:
+        """The hyperparameters with what their precision lost: one row more of many millions counts."""
+        lost = (getattr(self, name) for name in _LOST)
+        return Hyperparameters(*(kept(*each) for each in zip(self._stored, lost, strict=True)))
 
     def _rows(self, x: Any, weights: Any) -> tuple[Tensor, Tensor]:
         (rows,) = as_rows(self, x)
