@@ -208,5 +208,9 @@ def test_mistakes_are_told():
         ValueError, match=r"expected a prior of events \(2,\), got \(3,\); give it as"
     ):
         BayesianGPLVM(D, Gaussian(MLP(D, [4], 4)), latents=2, prior=pg.standard_normal(3))
+    wide = BayesianGPLVM(D, Gaussian(MLP(D, [4], 6)), latents=2)
+    for function in (wide.initialize, wide.encode, lambda x: pg.log_likelihood(wide, x)):
+        with pytest.raises(ValueError, match=r"encoder of events \(2,\), got \(3,\); give it as"):
+            function(torch.randn(4, D))
     with pytest.raises(TypeError, match="pass RBFKernel"):
         BayesianGPLVM(D, Gaussian(MLP(D, [4], 4)), latents=2, kernel=MLP(2, [4], 1))

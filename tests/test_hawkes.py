@@ -156,6 +156,10 @@ def test_support_is_that_of_events_in_order(rows, fits):
 
 
 def test_too_many_events_and_missing_ones_are_refused():
+    with pytest.raises(ValueError, match=r"expected rates of shape \(2,\), or one number, got \(3"):
+        HawkesProcess(2, 10.0, 2).set(rates=torch.ones(3))
+    with pytest.raises(ValueError, match=r"got \(2,\); give one for each pair of marks"):
+        HawkesProcess(2, 10.0, 2).set(decay=torch.ones(2))
     gen = HawkesProcess(1, 10.0, 2).set(rates=5.0)
     with pytest.raises(ValueError, match="larger most"):
         gen().sample((3,))

@@ -125,6 +125,9 @@ def test_a_base_of_other_variables_and_missing_rows_are_refused():
         dirichlet_process_mixture(ROWS, base=NormalInverseWishart.of_rows(ROWS[:, :1]))
     with pytest.raises(ValueError, match="expected a base of 2 variables"):
         dirichlet_process_mixture(ROWS, base=replace(BASE, df=0.5))
+    with pytest.raises(ValueError, match=r"got \(9,\); give x\[:, None\]"):
+        dirichlet_process_mixture(torch.arange(9.0))
+    dirichlet_process_mixture(torch.arange(9.0)[:, None], draws=1, tune=0)
     with pytest.raises(ValueError, match=r"finite|NaN"):
         dirichlet_process_mixture(torch.full((3, 2), math.nan))
     with pytest.raises(ValueError, match="shape and rate"):

@@ -72,7 +72,7 @@ class BayesianGPLVM(LatentVariableModel):
     Raises
     ------
     ValueError
-        If the prior has other events.
+        If the prior or the encoder has other events.
 
     References
     ----------
@@ -147,7 +147,13 @@ class BayesianGPLVM(LatentVariableModel):
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
         """The approximate posterior q(z | x): ``(*batch, D) -> batch_shape (*batch,)``; NaN enters as 0."""
-        return self.encoder(fill_missing(x))
+        found = self.encoder(fill_missing(x))
+        if found.event_shape != (self.latents,):
+            raise ValueError(
+                f"expected an encoder of events ({self.latents},), got {tuple(found.event_shape)}; "
+                "give it as many entries as latents="
+            )
+        return found
 
     def decode(self, z: Tensor, u: Tensor | None = None) -> dist.TorchDistribution:
         """p(x | z, u), in training mode its bound: ``(*batch, Q) -> batch_shape (*batch,)``.

@@ -103,12 +103,21 @@ class HawkesProcess(DistributionModule):
         branching: float | Tensor | None = None,
         decay: float | Tensor | None = None,
     ) -> HawkesProcess:
-        """Puts parameters in place of those that there are, positive each; returns the process."""
+        """Puts parameters in place of those that there are, positive each; returns the process.
+
+        Each one number, or as many as there are: rates ``(K,)``, the others ``(K, K)``.
+        """
         named = {"rates": rates, "branching": branching, "decay": decay}
         given = checks.given(**named)
         checks.scales(**given)
         for name, value in given.items():
-            getattr(self, f"log_{name}").copy_(torch.as_tensor(value).log())
+            own, new = getattr(self, f"log_{name}"), torch.as_tensor(value)
+            if new.ndim and new.shape != own.shape:
+                raise ValueError(
+                    f"expected {name} of shape {tuple(own.shape)}, or one number, got "
+                    f"{tuple(new.shape)}; give one for each {'pair of marks' if own.ndim > 1 else 'mark'}"
+                )
+            own.copy_(new.log())
         return self
 
     @property

@@ -114,14 +114,15 @@ def rows(event_ndim: int, /, **values: Tensor) -> None:
 
     >>> rows(1, pseudo_inputs=torch.zeros(3))
     Traceback (most recent call last):
-    ValueError: expected pseudo_inputs of shape (K, *event) with 1 event dim, got (3,); give rows such as x[:100]
+    ValueError: expected pseudo_inputs of shape (K, *event) with 1 event dim, got (3,); give x[:, None]
     """
     for name, value in values.items():
         if value.ndim != event_ndim + 1:
             dims = "dim" if event_ndim == 1 else "dims"
+            column = value.ndim == event_ndim == 1
             raise ValueError(
                 f"expected {name} of shape (K, *event) with {event_ndim} event {dims}, got "
-                f"{tuple(value.shape)}; give rows such as x[:100]"
+                f"{tuple(value.shape)}; give {'x[:, None]' if column else 'rows such as x[:100]'}"
             )
 
 
