@@ -14,7 +14,7 @@ import probgen as pg
 from probgen import heads
 from probgen.core.module import Fixed
 from probgen.distributions.conditional import conditional
-from probgen.distributions.margins import cdf, quantile
+from probgen.distributions.margins import cdf, kernels, quantile
 from probgen.models.copula import Copula, CorrelatedNormal
 from probgen.nn import Constant
 
@@ -44,6 +44,30 @@ def test_normal_margins_make_a_normal_distribution():
     torch.testing.assert_close(gen().log_prob(x).detach(), truth.log_prob(x))
     drawn = gen().sample((20000,))
     torch.testing.assert_close(drawn.mT.cov(), truth.covariance_matrix, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["normal", "mixture", "lognormal", "gamma", "student"])
+def test_tails_are_right_in_single_precision(name):
+    """Six deviations from the center, where shares in single precision are 1."""
+    one, eye = torch.ones(2), torch.zeros(2)
+    margins, peer = {
+        "normal": (Fixed(dist.Normal, loc=eye, scale=1.0), scipy.stats.norm()),
+        "mixture": (
+            Fixed(kernels, centers=torch.zeros(2, 3), widths=torch.ones(2, 3)),
+            scipy.stats.norm(),
+        ),
+        "lognormal": (Fixed(dist.LogNormal, loc=eye, scale=1.0), scipy.stats.lognorm(1.0)),
+        "gamma": (Fixed(dist.Gamma, concentration=2 * one, rate=one), scipy.stats.gamma(2.0)),
+        "student": (Fixed(dist.StudentT, df=3 * one, loc=eye, scale=1.0), scipy.stats.t(3.0)),
+    }[name]
+    gen = Copula(margins, correlated(R[:2, :2]).float())
+    z = np.array([[5.0, 5.0], [6.0, 5.5], [-5.5, -6.0]])
+    x = torch.as_tensor(
+        np.where(z > 0, peer.isf(scipy.stats.norm.sf(z)), peer.ppf(scipy.stats.norm.cdf(z)))
+    )
+    core = scipy.stats.multivariate_normal(np.zeros(2), R[:2, :2].numpy()).logpdf(z)
+    expected = core + (peer.logpdf(x) - scipy.stats.norm.logpdf(z)).sum(-1)
+    np.testing.assert_allclose(gen().log_prob(x.float()).detach(), expected, atol=5e-3)
 
 
 def test_lognormal_margins_are_the_exponential_of_it_also_with_holes():

@@ -160,8 +160,8 @@ def quantile(distribution: Any, share: Tensor) -> Tensor:
 class NormalScores(Bijection):
     r"""The map :math:`z_d = \Phi^{-1}(F_d(x_d))` with the distribution functions of continuous margins.
 
-    Scores beyond the precision of a share (5 for single precision, 8 for double, where F is near 1)
-    are the largest that there are.
+    Scores beyond the precision of a share are the largest that there are: 8, or 5 of margins in
+    single precision that are neither normal, lognormal, Gamma, Student t, nor mixtures of such.
 
     Parameters
     ----------
@@ -208,11 +208,48 @@ class NormalScores(Bijection):
         return x, -self.call_and_ladj(x)[1]
 
 
+@singledispatch
+def _wide(distribution: Any) -> Any:
+    """The distribution in double precision, where that is known: shares near 1 need it."""
+    return distribution
+
+
+@_wide.register(td.Normal)
+@_wide.register(td.LogNormal)
+def _(distribution: Any) -> Any:
+    family = dist.Normal if isinstance(distribution, td.Normal) else dist.LogNormal
+    loc, scale = distribution.loc.double(), distribution.scale.double()
+    return family(loc, scale, validate_args=False)
+
+
+@_wide.register(td.Gamma)
+def _(distribution: td.Gamma) -> Any:
+    a, rate = distribution.concentration.double(), distribution.rate.double()
+    return dist.Gamma(a, rate, validate_args=False)
+
+
+@_wide.register(td.StudentT)
+def _(distribution: td.StudentT) -> Any:
+    parts = (distribution.df, distribution.loc, distribution.scale)
+    return dist.StudentT(*(part.double() for part in parts), validate_args=False)
+
+
+@_wide.register(td.MixtureSameFamily)
+def _(distribution: td.MixtureSameFamily) -> Any:
+    component = _wide(distribution.component_distribution)
+    if component is distribution.component_distribution:
+        return distribution
+    weights = dist.Categorical(logits=distribution.mixture_distribution.logits.double())
+    return dist.MixtureSameFamily(weights, component, validate_args=False)
+
+
 def _scores(distribution: Any, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
     """Normal scores of single variables, and the logarithms of their slopes."""
     inside = torch.where(missing, point_inside(distribution.support, torch.Size(), x), x)
-    eps = torch.finfo(x.dtype).eps
-    z = torch.special.ndtri(cdf(distribution, inside).clamp(eps, 1 - eps))
+    wide = _wide(distribution)
+    share = cdf(wide, inside if wide is distribution else inside.double())
+    eps = torch.finfo(share.dtype).eps
+    z = torch.special.ndtri(share.clamp(eps, 1 - eps)).to(x)
     return z, distribution.log_prob(inside) + 0.5 * (z.square() + math.log(2 * math.pi))
 
 
