@@ -97,6 +97,26 @@ def test_one_series_is_fitted_as_well_as_by_statsmodels():
     assert found.converged and own > peer.fit(disp=False).llf - 1e-3
 
 
+def test_regimes_that_never_end_are_equally_likely_at_the_start():
+    torch.manual_seed(0)
+    gen = SwitchingAutoregression(2, 1, length=6)
+    with torch.no_grad():
+        gen.transition.copy_(400 * torch.eye(2) - 200)  # leaving one underflows
+    torch.testing.assert_close(gen.stationary, torch.tensor([0.5, 0.5]))
+    x = torch.randn(3, 6, 1)
+    own = []
+    for k in range(2):
+        alone = SwitchingAutoregression(1, 1, length=6)
+        with torch.no_grad():
+            alone.level.copy_(gen.level[k : k + 1])
+        own.append(alone().log_prob(x))
+    expected = torch.stack(own).logsumexp(0) - math.log(2)
+    found = gen().log_prob(x)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    found.sum().backward()
+    assert gen.transition.grad.isfinite().all()
+
+
 def test_draws_have_the_moments_of_the_regimes():
     gen = SwitchingAutoregression(2, 1, 40)
     with torch.no_grad():

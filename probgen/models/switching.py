@@ -16,6 +16,7 @@ from probgen.distributions.frozen import put
 from probgen.distributions.sequences.switching import SwitchingSeries, SwitchingSystem
 
 _MOST = 4096  # states of the chain: tables of their square are held
+_BARELY = 1e-14  # probability of what rounds to impossible
 _LEAST = 1e-3  # standard deviation of the noise, in units of the series
 _STAY = 3.0  # logit of staying in a regime at the start: 0.9 of the time for two
 
@@ -273,10 +274,13 @@ class SwitchingAutoregression(DistributionModule):
 def _stationary(matrix: Tensor) -> Tensor:
     """The long-run probabilities of a chain whose transitions are all possible: ``(K,)``.
 
+    Those whose probability underflows count as barely possible: regimes that never end are equally
+    likely.
+
     >>> _stationary(torch.tensor([[0.9, 0.1], [0.3, 0.7]]))
     tensor([0.7500, 0.2500])
     """
-    whole = matrix.double()
+    whole = (1 - _BARELY) * matrix.double() + _BARELY / len(matrix)
     ones = torch.ones_like(whole)
     balance = torch.eye(len(whole)).to(whole) - whole.mT + ones
     return torch.linalg.solve(balance, ones[:, 0]).clamp(min=0.0).to(matrix)
