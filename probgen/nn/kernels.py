@@ -42,7 +42,8 @@ class RBFKernel(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Covariances of inputs with each of M others: ``(*batch, Q), (M, Q) -> (*batch, M)``."""
-        a, b = (value / self.log_lengthscale.exp() for value in (a, b))
+        center = b.detach().mean(-2, keepdim=True)  # products lose differences of far points
+        a, b = ((value - center) / self.log_lengthscale.exp() for value in (a, b))
         squares = a.square().sum(-1, keepdim=True) + b.square().sum(-1) - 2 * a @ b.mT
         return (2 * self.log_scale - squares.clamp(min=0) / 2).exp()
 

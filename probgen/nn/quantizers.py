@@ -150,8 +150,9 @@ class Codebook(Recorded, nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """Numbers of the nearest codes, ``(*batch, dim) -> (*batch,)``."""
         with in_full_precision(z):
-            z = z.to(self.codes.dtype)
-            return (self.codes.square().sum(-1) - 2 * z @ self.codes.mT).argmin(-1)
+            center = self.codes.mean(0)  # products lose differences of far points
+            z, codes = z.to(self.codes.dtype) - center, self.codes - center
+            return (codes.square().sum(-1) - 2 * z @ codes.mT).argmin(-1)
 
     @torch.no_grad()
     def _follow(self, z: Tensor, token: Tensor) -> None:
