@@ -58,7 +58,19 @@ def student_vectors():
     return found, [0.0, 2.0], scipy.stats.t(1e8).logpdf
 
 
+def shares():
+    found = pg.heads.Beta(concentration=1e6)(torch.tensor([0.0]))
+    return found, [0.5, 0.501], scipy.stats.beta(5e5, 5e5).logpdf
+
+
+def positive():
+    found = pg.heads.Gamma(concentration=1e6)(torch.tensor([0.0]))
+    return found, [1.0, 1.001], scipy.stats.gamma(1e6, scale=1e-6).logpdf
+
+
 CASES = (
+    shares,
+    positive,
     after_many_counts,
     after_many_trials,
     of_many_trials,
@@ -76,7 +88,8 @@ def test_terms_that_cancel_leave_the_right_number(case):
     x = torch.tensor(values)[:, None].requires_grad_(not distribution.support.is_discrete)
     found = distribution.log_prob(x)
     assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.detach(), reference(np.array(values)), atol=2e-4, rtol=2e-5)
+    truth = reference(np.array(values, np.float32).astype(float))
+    np.testing.assert_allclose(found.detach(), truth, atol=2e-4, rtol=2e-5)
 
 
 @pytest.mark.parametrize("df", [1.0, 30.0, 1e4, 1e6, 1e8])

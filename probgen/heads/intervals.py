@@ -57,8 +57,10 @@ class Beta(BatchedDistribution):
         return _Between(self.low, self.high)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        share = (x - self.low) / (self.high - self.low)
-        return self.unit.log_prob(share) - math.log(self.high - self.low)
+        share = (x.double() - self.low) / (self.high - self.low)
+        parts = (self.unit.concentration1.double(), self.unit.concentration0.double())
+        density = dist.Beta(*parts, validate_args=False).log_prob(share)  # terms that cancel
+        return (density - math.log(self.high - self.low)).to(x)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         share = self.unit.rsample(torch.Size(sample_shape))
