@@ -40,6 +40,8 @@ MOST_LOOPED = 512
 TOGETHER = 0.02
 # bytes of draws that wait for their steps
 DRAWN = 2**22
+# different numbers of steps that memory is kept for, beside powers of two
+NUMBERS = 8
 # steps in one call that are compared with steps one by one
 CHECKED = 3
 
@@ -163,13 +165,14 @@ class CompiledStep:
     def together(self, room: int) -> int:
         """How many steps are made in a row where there is room for so many.
 
-        Powers of two, or of eight inside one call: for each there is memory for their draws.
+        Inside one call all of them, as the rest of an epoch; else a power of two: for each number
+        of steps there is memory for their draws.
         """
-        base = 2 if self._built().kernel is None else 8
-        count, most = 1, min(room, self.most())
-        while count * base <= most:
-            count *= base
-        return count
+        most = self.most()
+        few = room in self._calls or len(self._calls) < NUMBERS
+        if self._built().kernel is not None and room <= most and few:
+            return room
+        return 2 ** int(math.log2(min(room, most)))
 
     def most(self) -> int:
         """So many steps may be made in a row.
