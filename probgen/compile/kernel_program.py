@@ -149,6 +149,7 @@ class LoopProgram:
         self._buffers: list[Buffer] = []
         self._inputs: list[tuple[Buffer, bool]] = []
         self._names = itertools.count()
+        self._known: dict[tuple[Ref, int], Ref] = {}
 
     # -- values
     # --------------------------------------------------------------------------------------------------
@@ -228,21 +229,29 @@ class LoopProgram:
         self, shape: Shape, source: Ref, indices: Sequence[tuple[int, Ref]], rest: Ref
     ) -> Ref:
         """Elements of the source at indices of some of its dims; ``rest`` strides over the others."""
-        refs = [ref for _, ref in indices]
-        whole = Ref(source.base, source.shape, source.strides, source.offset)
+        rows = [(dim, self._rows(ref, source.shape[dim])) for dim, ref in indices]
+        refs = [ref for _, ref in rows]
         once = all(ref.base.once for ref in [*refs, source])
-        where = self._choose(squeezed(shape), refs, once, self._whole(whole, once))
+        where = self._choose(squeezed(shape), refs, once, self._whole(source, once))
         self._look(source.base, where, False)
         places = [place(rest.spread(shape))]
-        for dim, ref in indices:
+        for dim, ref in rows:
             row = self.element(ref.spread(shape), where, once)
-            places.append(f"row_({row}, {source.shape[dim]}, bad) * {source.strides[dim]}")
+            places.append(f"{row} * {source.strides[dim]}")
         out = self._new(source.dtype, shape, where, once)
         found = _at(source.base, " + ".join(places))
-        group = self._groups[once][where]
-        group.looks_up = True
-        group.lines.append(Statement(f"const {TYPES[out.dtype]} {out.element} = {found};", out))
+        text = f"const {TYPES[out.dtype]} {out.element} = {found};"
+        self._groups[once][where].lines.append(Statement(text, out))
         return Ref(out, shape, contiguous(shape))
+
+    def _rows(self, ref: Ref, size: int) -> Ref:
+        """Indices into so many rows, from the front and checked, once for all that is looked up."""
+        if (ref, size) not in self._known:
+            text = lambda index: f"row_({index}, {size}, bad)"  # noqa: E731
+            rows = self.pointwise(ref.shape, torch.int64, text, [ref])
+            self._groups[rows.base.once][rows.base.group].looks_up = True
+            self._known[ref, size] = rows
+        return self._known[ref, size]
 
     def write(self, into: Ref, value: Ref) -> None:
         """To an input, in each step after all that read it."""

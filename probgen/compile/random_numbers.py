@@ -102,6 +102,12 @@ class Pool:
                     (draw, self.tensors[run][place], None) for draw, run, place in entries
                 ]
 
+        # looked up once: a step may take as long as a few such looks
+        self._calls = [
+            (getattr(tensor, draw.fill), draw.numbers, tensor, target)
+            for draw, tensor, target in self._work
+        ]
+
     def _together(self, entries: list[tuple[Draw, int, int]]) -> tuple[Draw, Tensor, Tensor]:
         """Lays the tensors of neighbors into one vector.
 
@@ -116,8 +122,8 @@ class Pool:
 
     def refill(self) -> None:
         """Draws anew."""
-        for draw, tensor, target in self._work:
-            draw.refill(tensor)
+        for fill, numbers, tensor, target in self._calls:
+            fill(*numbers)
             if target is not None:
                 target.copy_(tensor)
 

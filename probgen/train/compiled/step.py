@@ -82,6 +82,7 @@ class CompiledStep:
         self.run = run
         self.parts = parts
         self.selection = selection
+        self.device = run.fabric.device
         self.rule = rule_of(run.optimizer.optimizer)
         self.series: Series = ()
         self.example = self._inputs(selection)
@@ -278,8 +279,7 @@ class CompiledStep:
 
     def _inputs(self, selection: Selection) -> list[Tensor]:
         return [
-            tensor.to(self.run.fabric.device).contiguous()
-            for tensor in self.run.source.tensors(selection)
+            tensor.to(self.device).contiguous() for tensor in self.run.source.tensors(selection)
         ]
 
     def _check_constants(self, before: dict[str, Tensor], random: tuple[Any, ...]) -> None:
