@@ -5,7 +5,8 @@ One model for training (:mod:`probgen.train.compiled.policy`) and for evaluation
 ``benchmarks/compile_costs.py`` measures all of them again, in five minutes, on a server that others
 keep busy. Of DISPATCH it knows an addition of two numbers alone, the cheapest operation there is
 (0.7e-6 to 1.1e-6); MERGED is that of sums, products, exponentials and logarithms, while a compiled
-tanh takes longer than torch's own. Machines differ by a factor of two either way, hence the margin
+tanh takes longer than torch's own. LOOPING and BY_LOOPED_OPERATION it does not know; they are rounded
+up from ``benchmarks/compiled_svi.py``. Machines differ by a factor of two either way, hence the margin
 REPAID.
 """
 
