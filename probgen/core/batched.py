@@ -67,6 +67,10 @@ class BatchedDistribution(dist.TorchDistribution):
         return torch.broadcast_shapes(x.shape[: x.ndim - len(self.event_shape)], self.batch_shape)
 
 
+class NoClosedForm(NotImplementedError):
+    """A moment that a distribution has none of; what is built of it says so in its own words."""
+
+
 def refuse_moments(cls: Class) -> Class:
     """Words for the mean and variance of a class that has none, which torch refuses without any.
 
@@ -87,7 +91,7 @@ def refuse_moments(cls: Class) -> Class:
 
 def _without_closed_form(name: str, call: str) -> property:
     def refuse(self: torch.distributions.Distribution) -> Tensor:
-        raise NotImplementedError(
+        raise NoClosedForm(
             f"expected a distribution whose {name} has a closed form, got {type(self).__name__}; "
             f"take that of draws: distribution.sample((1000,)).{call}(0)"
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probgen.core.batched import BatchedDistribution
+from probgen.core.batched import BatchedDistribution, NoClosedForm
 from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, values_are_known
 
@@ -101,7 +101,8 @@ class Conditioned(BatchedDistribution):
         try:
             return self._moments()
         except NotImplementedError as error:
-            raise (error if str(error) else no_closed_form(self.joint)) from error
+            own = str(error) and not isinstance(error, NoClosedForm)
+            raise (error if own else no_closed_form(self.joint)) from error
 
 
 def given_entries(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
