@@ -72,6 +72,7 @@ def register(app) -> list:
     for docname, names in told(app.env).items():
         for module, name in names:
             analyzer = ModuleAnalyzer.for_module(module)
+            analyzer.find_tags()  # a build on top of an earlier one has not read the page again
             entry = modules.get(module) or (analyzer.code, analyzer.tags, {}, module)
             modules[module] = entry
             entry[2].setdefault(name, docname)
