@@ -18,7 +18,9 @@ Measured with --models schools logistic linear --threads 1 --rounds 3 --long 0.5
 others kept busy: NumPyro's better way takes 2.96, 0.85 and 1.79 times as long as probgen, which
 compiles in 0.7, 1.5 and 0.6 s from empty caches. Regression by mini-batches misses the aim of one:
 each of its steps has rows chosen and four draws made by calls from Python. Mixture, HMM and VAE
-are compiled by inductor as before and were not measured again.
+are compiled by inductor: on a quiet core NumPyro's better way takes 0.27, 0.15 and 1.09 times as long, so
+that the aim is met for the VAE alone (12 to 28 s to compile). On another processor these ratios were 0.98,
+0.55 and 0.95: what inductor makes of small loops depends on it.
 
 The whole process, XLA's and OpenMP's threads and the compilers included, is held to `--threads`
 cores (os.sched_setaffinity, where the system has it); XLA also gets
