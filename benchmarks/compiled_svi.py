@@ -14,11 +14,11 @@ that all fit the same.
     python benchmarks/compiled_svi.py --rounds 5
     python benchmarks/compiled_svi.py --models schools mixture --threads 1 --json results.jsonl
 
-Measured with --models schools logistic linear --threads 1 --rounds 3 --long 0.5 on a machine that
-others kept busy: NumPyro's better way takes 2.96, 0.85 and 1.79 times as long as probgen, which
-compiles in 0.7, 1.5 and 0.6 s from empty caches. Regression by mini-batches misses the aim of one:
+Measured with --models schools logistic linear --threads 1 --rounds 3 --long 0.5 on a quiet core:
+NumPyro's better way takes 1.99, 0.88 and 1.77 times as long as probgen, which compiles in 0.5, 1.4 and
+0.6 s from empty caches. (On a busy one 2.96, 0.85 and 1.79.) Regression by mini-batches misses the aim of one:
 each of its steps has rows chosen and four draws made by calls from Python. Mixture, HMM and VAE
-are compiled by inductor: on a quiet core NumPyro's better way takes 0.27, 0.15 and 1.09 times as long, so
+are compiled by inductor: there NumPyro's better way takes 0.27, 0.15 and 1.09 times as long, so
 that the aim is met for the VAE alone (12 to 28 s to compile). On another processor these ratios were 0.98,
 0.55 and 0.95: what inductor makes of small loops depends on it.
 
