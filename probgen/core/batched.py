@@ -81,7 +81,7 @@ def refuse_moments(cls: Class) -> Class:
     ...     pass
     >>> Game(validate_args=False).mean
     Traceback (most recent call last):
-    NotImplementedError: expected a distribution whose mean has a closed form, got Game; take that of draws: ...
+    probgen.core.batched.NoClosedForm: expected a distribution whose mean has a closed form, ...
     """
     for name, call in (("mean", "mean"), ("variance", "var")):
         if getattr(cls, name) is getattr(torch.distributions.Distribution, name):
