@@ -393,9 +393,9 @@ def _masked_fill(low: Lowering, node: fx.Node, ref: Ref, mask: Ref, value: Any) 
 @handles("pow")
 def _pow(low: Lowering, node: fx.Node, base: Any, exponent: Any) -> Ref:
     known = {2: "{0} * {0}", 1: "{0}", 0.5: "sqrt_({0})", -0.5: "1 / sqrt_({0})", -1: "1 / {0}"}
-    known |= {3: "{0} * {0} * {0}", 0: "{0} * 0 + 1", -2: "1 / ({0} * {0})"}
+    known |= {3: "{0} * {0} * {0}", 0: "1", -2: "1 / ({0} * {0})"}
     text = "pow_({0}, {1})" if isinstance(exponent, Ref) else known.get(exponent, "pow_({0}, {1})")
-    return low._computed(node, "1" if exponent == 0 else text, (base, exponent))
+    return low._computed(node, text, (base, exponent))
 
 
 @handles("bitwise_not")
@@ -729,12 +729,16 @@ def _slice(
     end: Any = None,
     step: int = 1,
 ) -> Ref:
-    begin, *_ = slice(start, end, step).indices(ref.shape[dim])
-    strides = [*ref.strides]
-    dim %= len(strides)
-    offset = ref.offset + begin * strides[dim]
-    strides[dim] *= step
-    return Ref(ref.base, noted_shape(node), tuple(strides), offset)
+    return _sliced(ref, dim, slice(start, end, step))
+
+
+def _sliced(ref: Ref, dim: int, part: slice) -> Ref:
+    places = range(*part.indices(ref.shape[dim]))
+    shape, strides = [*ref.shape], [*ref.strides]
+    offset = ref.offset + places.start * strides[dim]
+    shape[dim] = len(places)
+    strides[dim] *= places.step
+    return Ref(ref.base, tuple(shape), tuple(strides), offset)
 
 
 @handles("select")
@@ -770,8 +774,9 @@ def _diagonal(
     if offset:
         raise NotLowered("a diagonal is not the main one")
     rest = without(ref, {one % len(ref.shape), two % len(ref.shape)})
+    shape = (*rest.shape, min(ref.shape[one], ref.shape[two]))
     strides = (*rest.strides, ref.strides[one] + ref.strides[two])
-    return Ref(ref.base, noted_shape(node), strides, ref.offset)
+    return Ref(ref.base, shape, strides, ref.offset)
 
 
 # -- memory put together
@@ -839,15 +844,8 @@ def _diagonal_backward(
     low: Lowering, node: fx.Node, ref: Ref, sizes: Any, offset: int, one: int, two: int
 ) -> Ref:
     whole = Ref(ref.base, tuple(sizes), contiguous(tuple(sizes)))
-    own = _diagonal(low, node_like(ref), whole, offset, one, two)
+    own = _diagonal(low, node, whole, offset, one, two)
     return _inside(low, node, _nothing(low, node), ref, own.strides, 0)
-
-
-def node_like(ref: Ref) -> Any:
-    """What tells the shape of a value, as a node does."""
-    node = fx.Graph().placeholder("value")
-    node.meta["val"] = torch.empty(ref.shape, dtype=ref.dtype, device="meta")
-    return node
 
 
 @handles("constant_pad_nd")
@@ -855,28 +853,13 @@ def _pad(low: Lowering, node: fx.Node, ref: Ref, sizes: Sequence[int], value: fl
     shape = noted_shape(node)
     strides = contiguous(shape)
     before = [0] * len(shape)
-    own = [*ref.shape]
     for place in range(len(sizes) // 2):
         dim = len(shape) - 1 - place
         left, right = sizes[2 * place], sizes[2 * place + 1]
-        ref = _slice(
-            low,
-            node_like(_cut(ref, dim, -left, right)),
-            ref,
-            dim,
-            max(0, -left),
-            own[dim] + min(0, right),
-        )
+        ref = _sliced(ref, dim, slice(max(0, -left), ref.shape[dim] + min(0, right)))
         before[dim] = max(0, left)
     offset = sum(b * s for b, s in zip(before, strides, strict=True))
     return _inside(low, node, _nothing(low, node, value), ref, strides, offset)
-
-
-def _cut(ref: Ref, dim: int, left: int, right: int) -> Ref:
-    """The shape after a negative padding."""
-    shape = [*ref.shape]
-    shape[dim] -= max(0, left) + max(0, -right)
-    return Ref(ref.base, tuple(shape), ref.strides, ref.offset)
 
 
 # -- places that values tell

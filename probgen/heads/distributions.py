@@ -7,7 +7,7 @@ variables, whose terms cancel in single precision, are summed in double, at two 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -21,6 +21,17 @@ from probgen.core.gammas import log_gamma_gain
 from probgen.core.truncation import Truncation, truncated
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def _in_double(
+    distribution: Any, family: Callable[..., Any], value: Tensor, **parameters: Tensor
+) -> Tensor:
+    """Log densities whose terms cancel in single precision, in the precision of the first parameter."""
+    if distribution._validate_args:
+        distribution._validate_sample(value)
+    wide = {name: parameter.double() for name, parameter in parameters.items()}
+    found = family(**wide, validate_args=False).log_prob(value.double())
+    return found.to(torch.result_type(value, next(iter(parameters.values()))))
 
 
 class Normal(dist.Normal):
@@ -82,12 +93,9 @@ class NegativeBinomial(dist.NegativeBinomial):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        wide = dist.NegativeBinomial(
-            self.total_count.double(), logits=self.logits.double(), validate_args=False
+        return _in_double(
+            self, dist.NegativeBinomial, value, logits=self.logits, total_count=self.total_count
         )
-        return wide.log_prob(value.double()).to(torch.result_type(value, self.logits))
 
 
 class Binomial(dist.Binomial):
@@ -98,12 +106,9 @@ class Binomial(dist.Binomial):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        wide = dist.Binomial(
-            self.total_count.double(), logits=self.logits.double(), validate_args=False
+        return _in_double(
+            self, dist.Binomial, value, logits=self.logits, total_count=self.total_count
         )
-        return wide.log_prob(value.double()).to(torch.result_type(value, self.logits))
 
 
 class BetaBinomialCounts(dist.BetaBinomial):
@@ -114,16 +119,14 @@ class BetaBinomialCounts(dist.BetaBinomial):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        wide = dist.BetaBinomial(
-            self.concentration1.double(),
-            self.concentration0.double(),
-            self.total_count.double(),
-            validate_args=False,
+        return _in_double(
+            self,
+            dist.BetaBinomial,
+            value,
+            concentration1=self.concentration1,
+            concentration0=self.concentration0,
+            total_count=self.total_count,
         )
-        found = wide.log_prob(value.double())
-        return found.to(torch.result_type(value, self.concentration1))
 
 
 class StudentT(dist.StudentT):
@@ -155,10 +158,7 @@ class Gamma(dist.Gamma):
     support = constraints.positive  # type: ignore[assignment]  # torch: zeros too
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        wide = dist.Gamma(self.concentration.double(), self.rate.double(), validate_args=False)
-        return wide.log_prob(value.double()).to(torch.result_type(value, self.rate))
+        return _in_double(self, dist.Gamma, value, rate=self.rate, concentration=self.concentration)
 
 
 class Categorical(dist.Categorical):

@@ -20,7 +20,6 @@ from probgen.core.by_blocks import (
     BlockResult,
     by_blocks,
     drawn_seed,
-    seed_of,
 )
 from probgen.core.conversion import has_named_columns, tensor_from
 from probgen.core.entry import as_rows
@@ -32,7 +31,7 @@ from probgen.core.program import Program
 from probgen.core.progress import Progress, Reported, check_progress, counting
 from probgen.core.reading import Reading, read
 from probgen.core.runtime import isolated, validation
-from probgen.core.seeds import Seed, seeded, takes_seed
+from probgen.core.seeds import Seed, takes_seed
 from probgen.core.sites import (
     completed_sites,
     in_plate,
@@ -40,13 +39,13 @@ from probgen.core.sites import (
     latent_sites,
     sample_sites,
 )
-from probgen.core.streams import share
 from probgen.core.supports import check_support
 from probgen.core.together import Together
 from probgen.distributions.any_order import ObservedFirst
 from probgen.distributions.conditional import conditional, observed
 from probgen.distributions.gibbs import completions
 from probgen.infer.posterior import posterior_of
+from probgen.infer.shared_draws import shared_parts
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -321,18 +320,14 @@ def _shared_out(complete: Callable[..., Completed], batch: tuple, together: Toge
     """
     if together.fabric is None:
         return complete(batch=batch)
-    seed = together.share(drawn_seed())
+
+    def work(begin: int, end: int) -> Completed:
+        part = tuple(None if each is None else each[begin:end] for each in batch)
+        done, kind, acceptance = complete(batch=part)
+        return done.cpu(), kind, acceptance.cpu()
+
     rows = len(batch[0])
-    size = min(CHAINED, -(-rows // FEWEST))
-    own: list[Completed] = []
-    with together.agreed():
-        for number in range(*share(-(-rows // size), *together.part)):
-            block = slice(number * size, (number + 1) * size)
-            with seeded(seed_of(seed, block.start)):
-                part = tuple(None if each is None else each[block] for each in batch)
-                done, kind, acceptance = complete(batch=part)
-            own.append((done.cpu(), kind, acceptance.cpu()))
-    parts = [part for several in together.gather(own) for part in several]
+    parts = shared_parts(work, rows, min(CHAINED, -(-rows // FEWEST)), together)
     device = batch[0].device
     completed = torch.cat([done for done, _, _ in parts], 1).to(device)
     kinds = [kind for _, kind, _ in parts]

@@ -1,8 +1,9 @@
-"""Draws that several processes make together."""
+"""What several processes draw together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +14,29 @@ from probgen.core.together import Together
 from probgen.infer.simulate import Draws
 
 PART = 64  # draws that have a seed of their own
+
+Result = TypeVar("Result")
+
+
+def shared_parts(
+    work: Callable[[int, int], Result], total: int, size: int, together: Together
+) -> list[Result]:
+    """What ``work(begin, end)`` gives for each part of so many things, in their order, in all processes.
+
+    Each process does some of the parts, and exchanges nothing meanwhile. Every part has a seed of its
+    own, so that what is drawn does not depend on how many processes there are.
+
+    >>> shared_parts(lambda begin, end: end - begin, 5, 2, Together())
+    [2, 2, 1]
+    """
+    seed = together.share(drawn_seed())
+    own: list[Result] = []
+    with together.agreed():
+        for number in range(*share(-(-total // size), *together.part)):
+            begin = number * size
+            with seeded(seed_of(seed, begin)):
+                own.append(work(begin, min(begin + size, total)))
+    return [part for several in together.gather(own) for part in several]
 
 
 def shared_draws(draw: Callable[[int, int], Draws], draws: int, together: Together) -> Draws:
@@ -37,14 +61,10 @@ def shared_draws(draw: Callable[[int, int], Draws], draws: int, together: Togeth
     """
     if together.fabric is None:
         return draw(0, draws)
-    seed = together.share(drawn_seed())
-    own: list[Draws] = []
-    with together.agreed():
-        for number in range(*share(-(-draws // PART), *together.part)):
-            begin = number * PART
-            with seeded(seed_of(seed, begin)):
-                found = draw(begin, min(begin + PART, draws))
-            own.append({name: value.cpu() for name, value in found.items()})
-    parts = [part for several in together.gather(own) for part in several]
+
+    def on_processor(begin: int, end: int) -> Draws:
+        return {name: value.cpu() for name, value in draw(begin, end).items()}
+
+    parts = shared_parts(on_processor, draws, PART, together)
     device = together.fabric.device
     return {name: torch.cat([part[name] for part in parts]).to(device) for name in parts[0]}
