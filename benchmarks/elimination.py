@@ -20,7 +20,6 @@ import statistics
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,8 +70,7 @@ def probgen(network: BayesianNetwork) -> Callable[[torch.Tensor], Answer]:
     return ask
 
 
-def pgmpy_engine(tables: Tables, parents: Parents) -> Any:
-    """pgmpy's variable elimination on these tables."""
+def pgmpy(tables: Tables, parents: Parents) -> Callable[[torch.Tensor], Answer]:
     from pgmpy.factors.discrete import TabularCPD
     from pgmpy.inference import VariableElimination
     from pgmpy.models import DiscreteBayesianNetwork
@@ -86,11 +84,7 @@ def pgmpy_engine(tables: Tables, parents: Parents) -> Any:
             TabularCPD(name, table.shape[-1], values, evidence=parents[name], evidence_card=sizes)
         )
     model.check_model()
-    return VariableElimination(model)
-
-
-def pgmpy(tables: Tables, parents: Parents) -> Callable[[torch.Tensor], Answer]:
-    engine = pgmpy_engine(tables, parents)
+    engine = VariableElimination(model)
     names = list(tables)
 
     def ask(x: torch.Tensor) -> Answer:

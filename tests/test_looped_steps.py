@@ -1,6 +1,7 @@
 """Many steps inside one call of machine code, against the same operations one by one."""
 
 import logging
+import math
 from unittest import mock
 
 import pyro
@@ -11,8 +12,9 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from test_compile import agree, step_schedule
 
 from probgen.compile import kernel_lowering
-from probgen.compile.kernel_lowering import NotLowered, check_small, viewed
+from probgen.compile.kernel_lowering import Lowering, NotLowered, check_small, viewed
 from probgen.compile.kernel_program import Buffer, Ref, contiguous
+from probgen.compile.kernel_rolling import Family, Roll, Rolling, rolls, unit
 from probgen.compile.tracing import Compiled, record_operations
 from probgen.core.program import Program
 from probgen.train.fit import adam, fit
@@ -98,6 +100,156 @@ def test_shapes(function):
     torch.testing.assert_close(lowered(every, x)(x), every(x), rtol=1e-5, atol=1e-6)
 
 
+FUNCTIONS = {
+    "exp": torch.exp,
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "expm1": torch.expm1,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "log of the logistic": F.logsigmoid,
+    "softplus": F.softplus,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["32", "64"])
+def test_functions_are_right_up_to_some_units_in_the_last_place(dtype):
+    """Near zero and one, around both ends of what exponentials can be, and beyond."""
+    tiny, most = torch.finfo(dtype).tiny, torch.finfo(dtype).max
+    ends = torch.tensor([math.log(tiny), math.log(most), math.log(tiny / 2**30)]).double()
+    numbers = [made(300, dtype=torch.float64) * scale for scale in (1e-9, 1e-3, 0.1, 1, 10, 60)]
+    numbers += [1 + numbers[2], made(300).double().exp(), ends, ends + 0.5, ends - 0.5]
+    numbers += [torch.tensor([tiny, most, -tiny, -1.0]).double(), SPECIAL.double()]
+    x = torch.cat(numbers).to(dtype)
+    every = lambda x: torch.stack([function(x).double() for function in FUNCTIONS.values()])  # noqa: E731
+    found = lowered(every, x)(x).to(dtype)
+    for name, value, function in zip(FUNCTIONS, found, FUNCTIONS.values(), strict=True):
+        expected = function(x.double()).to(dtype)
+        expected = expected.where(expected.abs() >= tiny, expected * 0.0)  # zero, with its sign
+        near = 6 * torch.finfo(dtype).eps
+        torch.testing.assert_close(
+            value,
+            expected,
+            rtol=near,
+            atol=1.01 * tiny,
+            equal_nan=True,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+        odd = name in ("log1p", "expm1", "tanh")
+        assert not odd or torch.equal(value.signbit(), expected.signbit()), name
+
+
+LONG = {
+    "tables": lambda x: (x.logsumexp(1), x.softmax(0).mT + x.mT, x.mT.reshape(-1), x.amax(0)),
+    "sums": lambda x: ((x * x.sum(1, keepdim=True)).sum(0), x.mT.log_softmax(0), x.cumsum(0)),
+    "parts": lambda x: (x[:, 1:].exp(), x.flip(0)[5:, ::2] + 1, F.pad(x, (1, 0, 0, 2)).sum(1)),
+    "together": lambda x: (torch.cat([x, x.exp()], 1), torch.stack([x, x]).sum(1), x[ROWS].exp()),
+    "products": lambda x: (x @ x[:3].mT, x.mT @ x, x[:, :1] @ x[:1], (x @ x[0]).exp()),
+    "indices": lambda x: (x.max(1).indices, x.gather(1, (x > 0).long()), x.tril(), x.triu(1)),
+    "put": lambda x: (x.exp().index_put((ROWS,), x[:4], accumulate=True), x.unflatten(0, (2, -1))),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", LONG.values(), ids=LONG)
+def test_the_longest_dim_may_be_the_innermost(function):
+    """Such as rows of tables with few columns, in tables that are turned and cut."""
+    x = made(80, 3)
+    for given in (x, made(3, 80).mT):
+        every = lambda x: flat(function(x))  # noqa: E731
+        torch.testing.assert_close(lowered(every, given)(given), every(given), rtol=1e-5, atol=1e-5)
+
+
+def advanced(x, weight, log=True):
+    state = x[:, 0].mT
+    for part in x.unbind(1)[1:]:
+        if log:
+            state = (state[:, None] + weight.log()[..., None]).logsumexp(0) + part.mT
+        else:
+            state = (weight @ state).tanh() * part.mT
+    return state.sum(-1)
+
+
+def gradient(function):
+    def both(x, weight):
+        leaves = x.detach().requires_grad_(), weight.detach().requires_grad_()
+        with torch.enable_grad():
+            value = function(*leaves)
+            return flat([value.detach(), *torch.autograd.grad(value.exp().sum(), leaves)])
+
+    return both
+
+
+def sums_of_all(x, weight):
+    total = x.sum()
+    for part in x.unbind(1):  # numbers of their own in each step
+        total = total * part.mean() + (part.amax() - total).tanh()
+    return total + weight.sum()
+
+
+def of_two_before(x, weight):
+    one, two = x[:, 0], x[:, 1]
+    for part in x.unbind(1)[2:]:
+        one, two = two, (two @ weight) * 0.5 + one * part
+    return one + two
+
+
+ALONG = {
+    "logarithms": lambda x, w: advanced(x, w.exp() * 0.1).double(),
+    "products": lambda x, w: advanced(x, w, log=False).double(),
+    "logarithms, gradient": gradient(lambda x, w: advanced(x, w.exp() * 0.1)),
+    "products, gradient": gradient(lambda x, w: advanced(x, w, log=False)),
+    "two before": gradient(of_two_before),
+    "single numbers": gradient(sums_of_all),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "function"), ALONG.items(), ids=ALONG)
+def test_steps_along_a_sequence_are_one_loop(name, function):
+    x, weight = made(20, 12, 4), made(4, 4, seed=1) * 0.3
+    graph = lowered(function, x, weight)
+    torch.testing.assert_close(graph(x, weight), function(x, weight), rtol=1e-4, atol=1e-5)
+    loops = []
+    for length in (12, 24):
+        longer = Compiled(record_operations(function, made(20, length, 4), weight)).module.graph
+        loops.append(Lowering(longer, [made(20, length, 4), weight], set()).program.loops)
+    assert name == "single numbers" or loops[1] < loops[0] + 12
+
+
+def test_repetitions_are_found_with_what_goes_on_by_a_constant():
+    texts = [[f"v{i}[{4 * i}] = v{i - 1}[0] + in0[{7 - i}];"] for i in range(1, 8)]
+    units = [unit(text, {}, [f"v{i}"]) for i, text in enumerate(texts, 1)]
+    assert [*rolls(units)] == [Roll(0, 1, 7)]
+    rolling = Rolling(units, lambda name: False)
+    assert rolling.families == [Family("all_v1", tuple(f"v{i}" for i in range(1, 8)))]
+    assert [*rolling.lines(texts, {"all_v1": "float"})] == [
+        "v1[4] = v0[0] + in0[6];",  # v0 lies elsewhere
+        "for (int64_t turn = 1; turn < 7; ++turn) {",
+        "float* __restrict p0 = all_v1 + (0 + turn * 1) * far_all_v1;",
+        "float* __restrict p1 = all_v1 + (-1 + turn * 1) * far_all_v1;",
+        "p0[(4 + turn * 4)] = p1[0] + in0[(6 + turn * -1)];",
+        "}",
+    ]
+    assert [*rolling.loops] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"v{i}[0] = v{i * i % 7}[0];" for i in range(10, 17)],  # in no order
+        [f"v{i}[0] = v{26 - i}[0];" for i in range(10, 17)],  # two names for one in the middle
+        [f"v{i}[0] = v13[0];" for i in range(10, 17)],  # one of them stays
+        ["v10[0] = 1;", "v11[0] = 1;", "v12[0] = 1;", "v13 = 2;"],  # too few
+    ],
+)
+def test_what_does_not_go_on_by_a_constant_stays_as_it_is(texts):
+    lines = [[text] for text in texts]
+    units = [unit(text, {}, [f"v{i}"]) for i, text in enumerate(lines, 10)]
+    assert [*Rolling(units, lambda name: False).lines(lines, {})] == texts
+
+
 @pytest.mark.parametrize("shape", [(24,), (6, 4), (2, 3, 1, 4), (3, 8), (4, 6)], ids=str)
 @pytest.mark.parametrize("given", [(4, 6), (1, 24), (2, 12)], ids=str)
 def test_strides_of_views_are_torchs(shape, given):
@@ -122,7 +274,7 @@ def test_strides_of_memory_are_torchs():
     [
         (lambda x: x @ x, torch.ones(300, 300), "product of matrices is large"),
         (lambda x: x.sort().values, torch.ones(3), "no kernel has sort"),
-        (lambda x: x.exp(), torch.ones(2**17), "many numbers"),
+        (lambda x: x.exp(), torch.ones(2**18), "many numbers"),
         (lambda x: x + 1, torch.ones(3, dtype=torch.bfloat16), "type that kernels do not have"),
     ],
 )
@@ -135,10 +287,12 @@ def test_what_is_left_to_others_is_known_before_anything_is_done(function, x, re
 def test_graphs_of_many_loops_are_left_to_others():
     """Before the compiler is called, which would take a minute."""
 
+    order = (made(200) > 0).tolist()  # that never comes again
+
     def many(x):
-        for _ in range(90):
-            x = x.mT + x.sum(0)
-        return x
+        for turned in order:
+            x = x.mT + x.sum(0) if turned else x - x.amax(0)
+        return x.double()
 
     graph = Compiled(record_operations(many, torch.ones(4, 4)))
     assert not graph.lower(torch.ones(4, 4), fixed=0)

@@ -31,8 +31,8 @@ FLAGS = (
 )
 LIBRARIES = (("-lmvec", "-lm"), ("-lm",))
 SECONDS = 120
-# 50 take some three seconds to compile, 400 more than a minute
-LOOPS = 80
+# 50 take one or two seconds to compile, 400 half a minute
+LOOPS = 120
 
 
 class Kernel:

@@ -20,16 +20,22 @@ from probgen.compile.kernel_program import (
     LoopProgram,
     Ref,
     contiguous,
+    laid_out,
     literal,
+    loops_of,
 )
 from probgen.compile.mutation_analysis import shared_memory
 from probgen.core.private_torch import is_operation, operation_of
 
 # elements of a value, products of a matrix product, and both for a whole graph: what takes longer
-# gains nothing by leaving out calls
-ELEMENTS = 2**16
+# has not been measured. A step of a mixture of 12,000 rows takes 0.15 ms, and 1.4 by inductor
+ELEMENTS = 2**17
 PRODUCTS = 2**16
-WHOLE = 2**18
+WHOLE = 2**22
+# what is larger would be shared by threads elsewhere
+SHARED = 2**14
+# products of a matrix product that are one formula for each element
+FEW = 16
 
 
 class NotLowered(Exception):
@@ -340,7 +346,8 @@ def check_small(graph: fx.Graph, inputs: Sequence[Tensor]) -> None:
     given = dict(zip(graph.find_nodes(op="placeholder"), inputs, strict=True))
     for node in graph.nodes:
         if is_operation(node):
-            whole += _size(node, given)
+            size = _size(node, given)
+            whole += size if size <= SHARED else size * torch.get_num_threads()
     if whole > WHOLE:
         raise NotLowered("the operations are large")
 
@@ -505,8 +512,9 @@ def _indexed(
     ref: Ref | None,
 ) -> Ref:
     """A matrix where a condition of row and column holds; ones without it; zero elsewhere."""
-    places = [len([size for size in shape[:dim] if size != 1]) for dim, _ in enumerate(shape)]
-    row, column = (f"i{places[dim]}" if shape[dim] != 1 else "0" for dim in (-2, -1))
+    loops = loops_of(shape)
+    dims = (len(shape) - 2, len(shape) - 1)
+    row, column = (f"i{loops.index(dim)}" if dim in loops else "0" for dim in dims)
     test = condition(row, column)
     refs = [] if ref is None else [ref]
     return low.program.pointwise(
@@ -566,7 +574,7 @@ def _softmax(low: Lowering, node: fx.Node, ref: Ref, dim: int, half: bool) -> Re
     total = low.folded(powers, "sum", dim, True)
     if name_of(node) == "_softmax":
         return low.like(powers, "{0} / {1}", total)
-    return low.like(ref, "{0} - {1} - log_({2})", top, total)
+    return low.like(ref, "{0} - {1} - {2}", top, low.like(total, "log_({0})"))
 
 
 @handles("_softmax_backward_data")
@@ -590,7 +598,7 @@ def _running(low: Lowering, node: fx.Node, ref: Ref, dim: int, **_: Any) -> Ref:
     sign, start = ("+", 0) if name_of(node) == "cumsum" else ("*", 1)
     dim %= len(shape)
     names = [f"k{d}" for d, _ in enumerate(shape)]
-    strides = contiguous(shape)
+    strides = laid_out(shape)
 
     def code(out: str) -> list[str]:
         others = [d for d, _ in enumerate(shape) if d != dim]
@@ -633,7 +641,7 @@ def _place_of(low: Lowering, ref: Ref, dim: int, keep: bool, name: str) -> Ref:
         lines += [
             f"if (own {sign} best || (own != own && best == best)) {{ best = own; spot = {names[dim]}; }}"
         ]
-        lines += ["}", f"{out}[{_spot(first, contiguous(kept))}] = spot;", "}" * len(others)]
+        lines += ["}", f"{out}[{_spot(first, laid_out(kept))}] = spot;", "}" * len(others)]
         return ["{", *lines, "}"]
 
     value = low.program.custom(kept, torch.int64, [ref], code)
@@ -654,7 +662,8 @@ def _view(low: Lowering, node: fx.Node, ref: Ref, *_: Any) -> Ref:
     shape = noted_shape(node)
     strides = viewed(ref, shape)
     if strides is None:
-        ref = low.like(ref, "{0}")
+        own = contiguous(ref.shape)
+        ref = low.program.assemble(ref.shape, ref.dtype, [(ref, own, 0)], own)
         strides = contiguous(shape)
     return Ref(ref.base, shape, strides, ref.offset)
 
@@ -786,7 +795,7 @@ def _diagonal(
 @handles("cat")
 def _cat(low: Lowering, node: fx.Node, refs: Sequence[Ref], dim: int = 0) -> Ref:
     shape = noted_shape(node)
-    strides = contiguous(shape)
+    strides = laid_out(shape)
     refs = [ref for ref in refs if math.prod(ref.shape)]
     dim %= len(shape)
     pieces, offset = [], 0
@@ -800,7 +809,7 @@ def _cat(low: Lowering, node: fx.Node, refs: Sequence[Ref], dim: int = 0) -> Ref
 def _stack(low: Lowering, node: fx.Node, refs: Sequence[Ref], dim: int = 0) -> Ref:
     shape = noted_shape(node)
     dim %= len(shape)
-    strides = contiguous(shape)
+    strides = laid_out(shape)
     own = tuple(s for d, s in enumerate(strides) if d != dim)
     pieces = [(ref, own, index * strides[dim]) for index, ref in enumerate(refs)]
     return low.program.assemble(shape, noted_dtype(node), pieces)
@@ -811,7 +820,7 @@ def _inside(
 ) -> Ref:
     """A value written over a part of another."""
     shape = noted_shape(node)
-    pieces = [(ground, contiguous(shape), 0), (ref, tuple(strides), offset)]
+    pieces = [(ground, laid_out(shape), 0), (ref, tuple(strides), offset)]
     return low.program.assemble(shape, noted_dtype(node), pieces)
 
 
@@ -823,7 +832,7 @@ def _nothing(low: Lowering, node: fx.Node, value: float = 0) -> Ref:
 def _slice_backward(
     low: Lowering, node: fx.Node, ref: Ref, sizes: Any, dim: int, start: int, end: int, step: int
 ) -> Ref:
-    strides = [*contiguous(tuple(sizes))]
+    strides = [*laid_out(tuple(sizes))]
     offset = slice(start, end, step).indices(sizes[dim])[0] * strides[dim]
     strides[dim] *= step
     return _inside(low, node, _nothing(low, node), ref, strides, offset)
@@ -834,7 +843,7 @@ def _select_backward(
     low: Lowering, node: fx.Node, ref: Ref, sizes: Any, dim: int, index: int
 ) -> Ref:
     dim %= len(sizes)
-    strides = contiguous(tuple(sizes))
+    strides = laid_out(tuple(sizes))
     own = [s for d, s in enumerate(strides) if d != dim]
     return _inside(low, node, _nothing(low, node), ref, own, index % sizes[dim] * strides[dim])
 
@@ -843,7 +852,7 @@ def _select_backward(
 def _diagonal_backward(
     low: Lowering, node: fx.Node, ref: Ref, sizes: Any, offset: int, one: int, two: int
 ) -> Ref:
-    whole = Ref(ref.base, tuple(sizes), contiguous(tuple(sizes)))
+    whole = Ref(ref.base, tuple(sizes), laid_out(tuple(sizes)))
     own = _diagonal(low, node, whole, offset, one, two)
     return _inside(low, node, _nothing(low, node), ref, own.strides, 0)
 
@@ -851,7 +860,7 @@ def _diagonal_backward(
 @handles("constant_pad_nd")
 def _pad(low: Lowering, node: fx.Node, ref: Ref, sizes: Sequence[int], value: float = 0) -> Ref:
     shape = noted_shape(node)
-    strides = contiguous(shape)
+    strides = laid_out(shape)
     before = [0] * len(shape)
     for place in range(len(sizes) // 2):
         dim = len(shape) - 1 - place
@@ -901,7 +910,7 @@ def _solid(low: Lowering, ref: Ref) -> Ref:
     """Not one number under a name, which cannot be looked up in."""
     if not ref.base.variable:
         return ref
-    return low.program.assemble(ref.shape, ref.dtype, [(ref, contiguous(ref.shape), 0)])
+    return low.program.assemble(ref.shape, ref.dtype, [(ref, laid_out(ref.shape), 0)])
 
 
 @handles("gather")
@@ -931,7 +940,7 @@ def _index_put(
     shape = tuple(torch.broadcast_shapes(*(ref.shape for _, ref in given)))
     shape = (*shape, *into.shape[len(given) :])
     names = [f"k{d}" for d, _ in enumerate(shape)]
-    strides = contiguous(into.shape)
+    strides = laid_out(into.shape)
     rest = len(into.shape) - len(given)
     rows = [
         f"row_({LoopProgram.at(_behind(ref, rest).spread(shape), *names)}, {into.shape[dim]}, bad) * {strides[dim]}"
@@ -958,7 +967,7 @@ def _scatter(
     places = [row if d == dim else name for d, name in enumerate(names)]
     own = tuple(min(n, m) for n, m in zip(index.shape, values.shape, strict=True))
     values = Ref(values.base, own, values.strides, values.offset)
-    spot = _spot(places, contiguous(into.shape))
+    spot = _spot(places, laid_out(into.shape))
     adds = name_of(node).startswith("scatter_add")
     return _put(low, node, [into, index], values, names, spot, adds)
 
@@ -979,7 +988,7 @@ def _put(
     def code(out: str) -> list[str]:
         copied = [_for(n, size) for n, size in zip(own, into.shape, strict=True)]
         copied += [
-            f"{out}[{_spot(own, contiguous(into.shape))}] = {LoopProgram.at(into, *own)};",
+            f"{out}[{_spot(own, laid_out(into.shape))}] = {LoopProgram.at(into, *own)};",
             "}" * len(own),
         ]
         lines = [_for(n, size) for n, size in zip(names, values.shape, strict=True)]
@@ -1025,17 +1034,22 @@ def _mm(low: Lowering, node: fx.Node, one: Ref, other: Ref) -> Ref:
         product = low.elements(shape, one.dtype, "{0} * {1}", (left, right))
         return low.folded(product, "sum", len(shape) - 2)
     names = [f"b{d}" for d, _ in enumerate(batch)]
-    kind, strides = TYPES[one.dtype], contiguous((*batch, rows, columns))
+    kind, strides = TYPES[one.dtype], laid_out((*batch, rows, columns))
     near = other.strides[-1] == 1 or other.strides[-2] != 1
 
     def code(out: str) -> list[str]:
         spot = _spot([*names, "r", "c"], strides)
-        product = (
-            f"{LoopProgram.at(one, *names, 'r', 'k')} * {LoopProgram.at(other, *names, 'k', 'c')}"
-        )
+        pair = lambda k: [  # noqa: E731
+            LoopProgram.at(ref, *names, *place)
+            for ref, place in ((one, ("r", k)), (other, (k, "c")))
+        ]
+        product = " * ".join(pair("k"))
         simd = "#pragma omp simd"
         lines = [_for(n, size) for n, size in zip(names, batch, strict=True)] + [_for("r", rows)]
-        if near:
+        if near and inner <= FEW:
+            total = " + ".join(" * ".join(pair(str(k))) for k in range(inner))
+            lines += [simd, _for("c", columns), f"{out}[{spot}] = {total};", "}"]
+        elif near:
             lines += [_for("c", columns), f"{out}[{spot}] = 0;", "}", _for("k", inner), simd]
             lines += [_for("c", columns), f"{out}[{spot}] += {product};", "}", "}"]
         else:
@@ -1073,7 +1087,7 @@ def _solve(
     matrix = matrix.spread((*batch, rows, rows))
     right = right.spread(shape)
     names = [f"b{d}" for d, _ in enumerate(batch)]
-    strides = contiguous(shape)
+    strides = laid_out(shape)
 
     def code(out: str) -> list[str]:
         row = f"int64_t r = {f'{rows} - 1 - s' if upper else 's'};"

@@ -2,7 +2,8 @@
 
 Values of one shape are computed in one loop as far as they need nothing of other loops, and stay in
 registers unless a later loop reads them; what depends on nothing that changes is computed once
-before the steps.
+before the steps. Where the last dim is short the longest one is the innermost loop, and the one
+whose elements lie side by side: compilers compute several of these at once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from probgen.compile.kernel_header import HEADER
+from probgen.compile.kernel_rolling import Family, Rolling, spaced, unit
 
 Shape = tuple[int, ...]
 TYPES = {
@@ -29,6 +31,9 @@ TYPES = {
 # bytes of values that lie on the stack, which every compiler knows not to overlap
 NEAR = 4096
 ALIGNED = 64
+# a last dim of fewer elements gives way to one that is longer by a factor
+SHORT = 16
+LONGER = 4
 
 
 @dataclass(eq=False)
@@ -38,13 +43,15 @@ class Buffer:
     Attributes
     ----------
     shape : tuple of int
-        Without dims of one element.
+        Its dims as they lie in memory, without those of one element.
     once : bool
         Whether it is the same in all steps.
     group : int
         The loop that computes it; -1 for inputs and numbers.
     whole : int
         From which loop on all of its elements are there.
+    home : int
+        The loop that alone fills it; -1 where there are several, or none.
     variable : bool
         Whether it is one number, under its name.
     stored : bool
@@ -59,6 +66,7 @@ class Buffer:
     once: bool
     group: int = -1
     whole: int = 0
+    home: int = -1
     variable: bool = False
     stored: bool = False
     readers: list[tuple[int, bool]] = field(default_factory=list)
@@ -92,6 +100,11 @@ class Ref(NamedTuple):
         strides = (0,) * more + tuple(0 if size == 1 else stride for size, stride in own)
         return Ref(self.base, shape, strides, self.offset)
 
+    def looped(self, dims: Sequence[int]) -> Ref:
+        """Its elements by these dims, in the order of loops."""
+        shape = tuple(self.shape[dim] for dim in dims)
+        return Ref(self.base, shape, tuple(self.strides[dim] for dim in dims), self.offset)
+
     def lies_whole(self) -> bool:
         """Whether it is its buffer, element by element."""
         strides = tuple(s for n, s in zip(self.shape, self.strides, strict=True) if n != 1)
@@ -102,6 +115,42 @@ class Ref(NamedTuple):
 def squeezed(shape: Sequence[int]) -> Shape:
     """Without dims of one element."""
     return tuple(size for size in shape if size != 1)
+
+
+def loops_of(shape: Sequence[int]) -> Shape:
+    """The dims of more than one element, in the order that loops take them.
+
+    >>> loops_of((2, 3, 64)), loops_of((64, 1, 3))
+    ((0, 1, 2), (2, 0))
+    """
+    dims = [dim for dim, size in enumerate(shape) if size != 1]
+    if not dims:
+        return ()
+    longest = max(dims, key=lambda dim: shape[dim])
+    if shape[dims[-1]] < SHORT and shape[longest] >= LONGER * shape[dims[-1]]:
+        dims.remove(longest)
+        dims.append(longest)
+    return tuple(dims)
+
+
+def key_of(shape: Sequence[int]) -> Shape:
+    """The loops over a shape, which those over a transposed one may share.
+
+    >>> key_of((3, 64)), key_of((64, 1, 3))
+    ((3, 64), (3, 64))
+    """
+    return tuple(shape[dim] for dim in loops_of(shape))
+
+
+def laid_out(shape: Sequence[int]) -> Shape:
+    """Strides of elements in the order of loops.
+
+    >>> laid_out((2, 3)), laid_out((64, 3))
+    ((3, 1), (1, 64))
+    """
+    dims = loops_of(shape)
+    own = dict(zip(dims, contiguous([shape[dim] for dim in dims]), strict=True))
+    return tuple(own.get(dim, 0) for dim, _ in enumerate(shape))
 
 
 def contiguous(shape: Sequence[int]) -> Shape:
@@ -150,6 +199,7 @@ class LoopProgram:
         self._inputs: list[tuple[Buffer, bool]] = []
         self._names = itertools.count()
         self._known: dict[tuple[Ref, int], Ref] = {}
+        self._computed: dict[tuple, Buffer] = {}
 
     # -- values
     # --------------------------------------------------------------------------------------------------
@@ -171,40 +221,49 @@ class LoopProgram:
         self, shape: Shape, dtype: torch.dtype, text: Callable[..., str], refs: Sequence[Ref]
     ) -> Ref:
         """``text(*elements)`` at every index."""
-        where, once = self._place(squeezed(shape), refs)
-        read = [self.element(ref.spread(shape), where, once) for ref in refs]
-        out = self._new(dtype, shape, where, once)
-        kind = TYPES[dtype]
-        line = Statement(f"const {kind} {out.element} = ({kind})({text(*read)});", out)
-        self._groups[once][where].lines.append(line)
-        return Ref(out, shape, contiguous(shape))
+        where, once = self._place(shape, refs)
+        read = [self.element(ref, shape, where, once) for ref in refs]
+        value = f"({TYPES[dtype]})({text(*read)})"
+        known = (once, where, dtype, value)
+        if known not in self._computed:
+            out = self._computed[known] = self._new(dtype, shape, where, once)
+            line = Statement(f"const {TYPES[dtype]} {out.element} = {value};", out)
+            self._groups[once][where].lines.append(line)
+        return Ref(self._computed[known], shape, laid_out(shape))
 
     def fold(self, ref: Ref, dims: Sequence[int], dtype: torch.dtype, how: str, start: str) -> Ref:
         """Over some dims, which stay with one element."""
-        where, once = self._place(squeezed(ref.shape), [ref])
+        where, once = self._place(ref.shape, [ref])
         kept = tuple(1 if dim in dims else size for dim, size in enumerate(ref.shape))
-        out = self._new(dtype, kept, where, once)
-        out.whole, out.group, out.stored = where + 1, -1, True
-        strides = Ref(out, kept, contiguous(kept)).spread(ref.shape).strides
-        own = tuple(s for n, s in zip(ref.shape, strides, strict=True) if n != 1)
-        own = own if out.shape else (0,) * len(own)
-        kind = TYPES[dtype]
-        value = f"({kind})({self.element(ref, where, once)})"
-        self._groups[once][where].lines.append(Fold(out, value, how, start, own))
-        return Ref(out, kept, contiguous(kept))
+        strides = laid_out(kept)
+        own = tuple(strides[dim] for dim in loops_of(ref.shape))
+        value = f"({TYPES[dtype]})({self.element(ref, ref.shape, where, once)})"
+        known = (once, where, dtype, value, how, own)
+        if known not in self._computed:
+            out = self._computed[known] = self._new(dtype, kept, where, once)
+            out.whole, out.group, out.home, out.stored = where + 1, -1, where, True
+            self._groups[once][where].lines.append(Fold(out, value, how, start, own))
+        return Ref(self._computed[known], kept, strides)
 
     def assemble(
-        self, shape: Shape, dtype: torch.dtype, pieces: Sequence[tuple[Ref, Shape, int]]
+        self,
+        shape: Shape,
+        dtype: torch.dtype,
+        pieces: Sequence[tuple[Ref, Shape, int]],
+        strides: Shape | None = None,
     ) -> Ref:
-        """Memory that pieces are written to, each with its strides and offset; later ones win."""
+        """Memory that pieces are written to, each with its strides and offset; later ones win.
+
+        It lies by ``strides``, in the order of loops where none are given.
+        """
         once = all(ref.base.once for ref, *_ in pieces)
-        out = self._new(dtype, shape, -1, once)
-        out.variable, out.stored, out.shape = False, True, squeezed(shape) or (1,)
-        for ref, strides, offset in pieces:
-            where = self._choose(squeezed(ref.shape), [ref], once, out.whole)
-            self._put(where, once, out, Ref(out, ref.shape, strides, offset), ref)
+        strides = laid_out(shape) if strides is None else strides
+        out = self._memory_of(dtype, shape, strides, once)
+        for ref, own, offset in pieces:
+            where = self._choose(ref.shape, [ref], once, out.whole)
+            self._put(where, once, out, Ref(out, ref.shape, own, offset), ref)
             out.whole = where + 1
-        return Ref(out, shape, contiguous(shape))
+        return Ref(out, shape, strides)
 
     def custom(
         self,
@@ -213,17 +272,19 @@ class LoopProgram:
         refs: Sequence[Ref],
         code: Callable[[str], Sequence[str]],
     ) -> Ref:
-        """Memory that code of its own fills, given its name; it reads by :meth:`at`."""
+        """Memory that code of its own fills, by its name and strides in the order of loops.
+
+        It reads by :meth:`at`.
+        """
         once = all(ref.base.once for ref in refs)
         where = max([0, *(ref.base.whole for ref in refs if ref.base.once is once)])
         where = max(where, len(self._groups[once]))
         for ref in refs:
             self._look(ref.base, where, False)
-        out = self._new(dtype, shape, -1, once)
-        out.variable, out.stored, out.shape = False, True, squeezed(shape) or (1,)
-        out.whole = where + 1
+        out = self._memory_of(dtype, shape, laid_out(shape), once)
+        out.whole, out.home = where + 1, where
         self._groups[once].append(Group((), own=list(code(out.name)), looks_up=True))
-        return Ref(out, shape, contiguous(shape))
+        return Ref(out, shape, laid_out(shape))
 
     def look_up(
         self, shape: Shape, source: Ref, indices: Sequence[tuple[int, Ref]], rest: Ref
@@ -232,17 +293,17 @@ class LoopProgram:
         rows = [(dim, self._rows(ref, source.shape[dim])) for dim, ref in indices]
         refs = [ref for _, ref in rows]
         once = all(ref.base.once for ref in [*refs, source])
-        where = self._choose(squeezed(shape), refs, once, self._whole(source, once))
+        where = self._choose(shape, refs, once, self._whole(source, once))
         self._look(source.base, where, False)
-        places = [place(rest.spread(shape))]
+        places = [place(rest.spread(shape).looped(loops_of(shape)))]
         for dim, ref in rows:
-            row = self.element(ref.spread(shape), where, once)
+            row = self.element(ref, shape, where, once)
             places.append(f"{row} * {source.strides[dim]}")
         out = self._new(source.dtype, shape, where, once)
         found = _at(source.base, " + ".join(places))
         text = f"const {TYPES[out.dtype]} {out.element} = {found};"
         self._groups[once][where].lines.append(Statement(text, out))
-        return Ref(out, shape, contiguous(shape))
+        return Ref(out, shape, laid_out(shape))
 
     def _rows(self, ref: Ref, size: int) -> Ref:
         """Indices into so many rows, from the front and checked, once for all that is looked up."""
@@ -255,13 +316,9 @@ class LoopProgram:
 
     def write(self, into: Ref, value: Ref) -> None:
         """To an input, in each step after all that read it."""
-        key = squeezed(into.shape)
-        whole = into.lies_whole()
-        reads = (
-            g if same and whole and into.base.shape == key else g + 1
-            for g, same in into.base.readers
-        )
-        where = self._choose(key, [value], False, max(reads, default=0))
+        whole = into.looped(loops_of(into.shape)).lies_whole()
+        reads = (g if same and whole else g + 1 for g, same in into.base.readers)
+        where = self._choose(into.shape, [value], False, max(reads, default=0))
         self._put(where, False, into.base, into, value)
 
     def output(self, value: Ref) -> int:
@@ -274,15 +331,16 @@ class LoopProgram:
     # -- elements
     # ------------------------------------------------------------------------------------------------
 
-    def element(self, ref: Ref, where: int, once: bool) -> str:
-        """An element of a value inside a loop over its shape."""
+    def element(self, ref: Ref, shape: Shape, where: int, once: bool) -> str:
+        """An element of a value inside a loop over a shape that it is broadcast to."""
         base = ref.base
         if base.variable and not base.shape:
             return base.name
+        ref = ref.spread(shape).looped(loops_of(shape))
         same = ref.lies_whole()
         if base.group == where and base.once is once and same:
             return base.element
-        self._look(base, where, same and squeezed(ref.shape) == base.shape)
+        self._look(base, where, same)
         return _at(base, place(ref))
 
     @staticmethod
@@ -295,35 +353,43 @@ class LoopProgram:
     # ----------------------------------------------------------------------------------------------------
 
     def _new(self, dtype: torch.dtype, shape: Shape, where: int, once: bool) -> Buffer:
-        key = squeezed(shape)
+        key = key_of(shape)
         name = f"v{next(self._names)}"
-        out = Buffer(name, dtype, key, once, where, where + bool(key), variable=not key)
+        out = Buffer(name, dtype, key, once, where, where + bool(key), where, variable=not key)
         self._buffers.append(out)
+        return out
+
+    def _memory_of(self, dtype: torch.dtype, shape: Shape, strides: Shape, once: bool) -> Buffer:
+        out = self._new(dtype, shape, -1, once)
+        dims = sorted((d for d, n in enumerate(shape) if n != 1), key=lambda dim: -strides[dim])
+        out.variable, out.stored = False, True
+        out.shape = tuple(shape[dim] for dim in dims) or (1,)
         return out
 
     def _look(self, base: Buffer, where: int, same: bool) -> None:
         base.stored = True
         base.readers.append((where, same))
 
-    def _place(self, key: Shape, refs: Sequence[Ref]) -> tuple[int, bool]:
+    def _place(self, shape: Shape, refs: Sequence[Ref]) -> tuple[int, bool]:
         once = all(ref.base.once for ref in refs)
-        return self._choose(key, refs, once, 0), once
+        return self._choose(shape, refs, once, 0), once
 
-    def _choose(self, key: Shape, refs: Sequence[Ref], once: bool, first: int) -> int:
+    def _choose(self, shape: Shape, refs: Sequence[Ref], once: bool, first: int) -> int:
         """The first loop over a shape in which all that is read is there."""
-        groups = self._groups[once]
-        first = max([first, *(self._after(ref, key, once) for ref in refs)])
+        groups, key, dims = self._groups[once], key_of(shape), loops_of(shape)
+        read = (ref.spread(shape).looped(dims) for ref in refs)
+        first = max([first, *(self._after(ref, once) for ref in read)])
         for where in range(first, len(groups)):
             if groups[where].shape == key and not groups[where].own:
                 return where
         groups.append(Group(key))
         return len(groups) - 1
 
-    def _after(self, ref: Ref, key: Shape, once: bool) -> int:
+    def _after(self, ref: Ref, once: bool) -> int:
         base = ref.base
         if base.once is not once:
             return 0
-        if base.group >= 0 and base.shape == key and ref.lies_whole():
+        if base.group >= 0 and ref.lies_whole():
             return base.group
         return base.whole
 
@@ -332,16 +398,30 @@ class LoopProgram:
         return ref.base.whole if ref.base.once is once else 0
 
     def _put(self, where: int, once: bool, base: Buffer, into: Ref, value: Ref) -> None:
-        read = self.element(value.spread(into.shape), where, once)
-        text = f"{_at(base, place(into))} = ({TYPES[base.dtype]})({read});"
+        read = self.element(value, into.shape, where, once)
+        spot = place(into.looped(loops_of(into.shape)))
+        text = f"{_at(base, spot)} = ({TYPES[base.dtype]})({read});"
         self._groups[once][where].lines.append(Statement(text))
+
+    def _rolling(self) -> tuple[list[list[str]], Rolling]:
+        """The texts of the loops of a step, and which of them repeat."""
+        groups = self._groups[False]
+        texts = [[*(group.own or _nest(group))] for group in groups]
+        buffers = {buffer.name: buffer for buffer in self._buffers}
+        kinds = {name: f"{b.dtype}{b.shape}{b.variable}" for name, b in buffers.items()}
+        made: list[list[str]] = [[] for _ in groups]
+        for buffer in self._buffers:
+            if not buffer.once and buffer.home >= 0 and (buffer.stored or buffer.variable):
+                made[buffer.home].append(buffer.name)
+        units = [unit(text, kinds, own) for text, own in zip(texts, made, strict=True)]
+        return texts, Rolling(units, lambda name: buffers[name].variable)
 
     @property
     def loops(self) -> int:
         """How many loop nests there are, which is what compiling takes its time for."""
-        return sum(
-            bool(group.shape or group.own) for some in self._groups.values() for group in some
-        )
+        _, rolling = self._rolling()
+        groups = [*self._groups[True], *(self._groups[False][place] for place in rolling.loops)]
+        return sum(bool(group.shape or group.own) for group in groups)
 
     @property
     def looks_up(self) -> bool:
@@ -353,7 +433,10 @@ class LoopProgram:
 
     def source(self) -> tuple[str, int]:
         """The function in C++, and the bytes of memory that it needs."""
-        memory, size = self._memory()
+        texts, rolling = self._rolling()
+        memory, size = self._memory(rolling.families)
+        kinds = {buffer.name: TYPES[buffer.dtype] for buffer in self._buffers}
+        kinds = {family.name: kinds[family.members[0]] for family in rolling.families}
         staying = [base for base, moves in self._inputs if not moves]
         moving = [base for base, moves in self._inputs if moves]
         lines = [
@@ -361,37 +444,51 @@ class LoopProgram:
             'extern "C" int run(int64_t steps, void** fixed, void** moving, double* results,',
             "                   int64_t width, char* work) {",
             "int bad = 0;",
+            "const unsigned mode = flushed();",
             *(_input(i, base, "fixed") for i, base in enumerate(staying)),
             *memory,
-            *self._loops(True),
+            *(line for group in self._groups[True] for line in group.own or _nest(group)),
             "for (int64_t step = 0; step < steps; ++step) {",
             "double* __restrict now = results + step * width;",
             f"void** own = moving + step * {len(moving)};",
             *(_input(i, base, "own") for i, base in enumerate(moving)),
-            *self._loops(False),
+            *rolling.lines(texts, kinds),
             "}",
+            "restored(mode);",
             "return bad;",
             "}",
         ]
         return "\n".join(lines) + "\n", size
 
-    def _memory(self) -> tuple[list[str], int]:
+    def _memory(self, families: Sequence[Family]) -> tuple[list[str], int]:
         lines, size = [], 0
+        together = {name: family for family in families for name in family.members}
+        buffers = {buffer.name: buffer for buffer in self._buffers}
         for buffer in self._buffers:
-            if buffer.variable or not buffer.stored:
-                continue
-            kind = TYPES[buffer.dtype]
-            count = math.prod(buffer.shape)
-            if buffer.bytes <= NEAR:
-                lines.append(f"alignas({ALIGNED}) {kind} {buffer.name}[{count}];")
-            else:
-                lines.append(f"{kind}* __restrict {buffer.name} = ({kind}*)(work + {size});")
-                size += -(-buffer.bytes // ALIGNED) * ALIGNED
+            if not buffer.variable and buffer.stored and buffer.name not in together:
+                line, more = _memory_at(buffer.name, buffer, math.prod(buffer.shape), size)
+                lines.append(line)
+                size += more
+        for family in families:
+            first = buffers[family.members[0]]
+            space = -(-first.bytes // ALIGNED) * ALIGNED // first.dtype.itemsize
+            line, more = _memory_at(family.name, first, space * len(family.members), size)
+            lines += [line, f"constexpr int64_t {spaced(family.name)} = {space};"]
+            lines += [
+                f"{TYPES[first.dtype]}* {name} = {family.name} + {place * space};"
+                for place, name in enumerate(family.members)
+            ]
+            size += more
         return lines, size
 
-    def _loops(self, once: bool) -> Iterator[str]:
-        for group in self._groups[once]:
-            yield from group.own or _nest(group)
+
+def _memory_at(name: str, like: Buffer, count: int, size: int) -> tuple[str, int]:
+    """The declaration of so many elements, and how many bytes of the kernel's memory they take."""
+    kind, taken = TYPES[like.dtype], count * like.dtype.itemsize
+    if taken <= NEAR:
+        return f"alignas({ALIGNED}) {kind} {name}[{count}];", 0
+    line = f"{kind}* __restrict {name} = ({kind}*)(work + {size});"
+    return line, -(-taken // ALIGNED) * ALIGNED
 
 
 def literal(value: float, dtype: torch.dtype) -> str:

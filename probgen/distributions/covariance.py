@@ -84,15 +84,8 @@ class Covariance(Recorded, nn.Module, ABC):
         r"""C with :math:`(C f(x))_k = -\frac12 x^\top \Sigma_k^{-1} x`: ``(K, F)``, float64."""
 
     @abstractmethod
-    def scatter(self, sums: Tensor, weights: Tensor, x: Tensor) -> Tensor:
-        """The scatter of columns x ``(D, n)`` under weights r ``(K, n)``, maybe packed.
-
-        By the sums of their features under these weights, ``(K, F)``.
-        """
-
-    @abstractmethod
-    def unpacked(self, scatter: Tensor) -> Tensor:
-        """A scatter in the form's own shape, from one that is packed."""
+    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
+        """The scatter of columns x ``(D, n)`` with their features, under weights r ``(K, n)``."""
 
     @abstractmethod
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
@@ -176,13 +169,10 @@ class Full(_Correlated):
         precision = torch.cholesky_inverse(self.scale_tril.double())
         return precision[:, i, j] * torch.where(i == j, -0.5, -1.0).to(precision)
 
-    def scatter(self, sums: Tensor, weights: Tensor, x: Tensor) -> Tensor:
-        return sums
-
-    def unpacked(self, scatter: Tensor) -> Tensor:
+    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
         i, j = torch.triu_indices(self.dims, self.dims)
-        out = scatter.new_empty(self.components, self.dims, self.dims)
-        out[:, i, j] = out[:, j, i] = scatter
+        out = x.new_empty(self.components, self.dims, self.dims)
+        out[:, i, j] = out[:, j, i] = weights @ features.mT
         return out
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
@@ -219,11 +209,8 @@ class Tied(_Correlated):
     def coefficients(self) -> Tensor:
         return torch.full((self.components, 1), -0.5, dtype=torch.float64, device=self.lower.device)
 
-    def scatter(self, sums: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
         return ((x * weights.sum(0)) @ x.mT)[None]
-
-    def unpacked(self, scatter: Tensor) -> Tensor:
-        return scatter
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return (a.mT @ b)[None]
@@ -266,11 +253,8 @@ class _Uncorrelated(Covariance):
         if self.log_scale.requires_grad:
             put(self.log_scale, 0.5 * raised(variance, limits).log())
 
-    def scatter(self, sums: Tensor, weights: Tensor, x: Tensor) -> Tensor:
-        return sums
-
-    def unpacked(self, scatter: Tensor) -> Tensor:
-        return scatter
+    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
+        return weights @ features.mT
 
 
 class Diagonal(_Uncorrelated):
