@@ -80,18 +80,27 @@ def cosine(steps: int, lowest: float = 0.0) -> Callable[..., torch.optim.lr_sche
     return lambda optimizer: schedule(optimizer, steps, eta_min=lowest)
 
 
+def waited() -> float:
+    """Seconds on the wall that were none of this process."""
+    return time.perf_counter() - time.process_time()
+
+
 class Deadline:
     """A callback of ``fit`` that ends training when its time is up.
 
     :meth:`scheduler` rises for 200 steps, then falls along a cosine by the time used, not by steps.
+    With ``processor`` the time that this process has waited for others does not count.
     """
 
-    def __init__(self, minutes: float):
+    def __init__(self, minutes: float, processor: bool = False):
         self.minutes = minutes
+        self.processor = processor
         self.used = 0.0
+        self.ahead = waited()
 
     def __call__(self, run: Any) -> None:
-        self.used = run.history.seconds / (60 * self.minutes)
+        waiting = (waited() - self.ahead) * self.processor
+        self.used = (run.history.seconds - waiting) / (60 * self.minutes)
         if self.used >= 1:
             run.stop = f"{self.minutes:g} minutes are up"
 

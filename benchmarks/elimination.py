@@ -20,6 +20,7 @@ import statistics
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,8 @@ def probgen(network: BayesianNetwork) -> Callable[[torch.Tensor], Answer]:
     return ask
 
 
-def pgmpy(tables: Tables, parents: Parents) -> Callable[[torch.Tensor], Answer]:
+def pgmpy_engine(tables: Tables, parents: Parents) -> Any:
+    """pgmpy's variable elimination on these tables."""
     from pgmpy.factors.discrete import TabularCPD
     from pgmpy.inference import VariableElimination
     from pgmpy.models import DiscreteBayesianNetwork
@@ -84,7 +86,11 @@ def pgmpy(tables: Tables, parents: Parents) -> Callable[[torch.Tensor], Answer]:
             TabularCPD(name, table.shape[-1], values, evidence=parents[name], evidence_card=sizes)
         )
     model.check_model()
-    engine = VariableElimination(model)
+    return VariableElimination(model)
+
+
+def pgmpy(tables: Tables, parents: Parents) -> Callable[[torch.Tensor], Answer]:
+    engine = pgmpy_engine(tables, parents)
     names = list(tables)
 
     def ask(x: torch.Tensor) -> Answer:

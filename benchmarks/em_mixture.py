@@ -5,12 +5,17 @@ Time, memory, and the log-likelihood reached.
 Every peer starts from the same weights, means and covariances and takes the same number of steps on
 the same rows, turn by turn; tables give medians, ratios to scikit-learn, and the mean
 log-likelihood of the final parameters computed by one function in float64. Peak memory (Linux) is
-that of a process of its own, less what it held before the fit.
+that of a process of its own, less what it held before the fit. With one thread (OMP_NUM_THREADS=1)
+seconds are those of the processor, which neighbors disturb least, with more those on the wall.
 
-    python benchmarks/em_mixture.py                          # 200,000 synthetic rows of 16
-    variables, 20 components python benchmarks/em_mixture.py --data DIR               # also 16
-    principal components of DIR/mnist.npz python benchmarks/em_mixture.py --only optimum           #
-    all forms of covariance; scikit-learn's digits
+Log densities of held-out rows are scored by ``log_likelihood``, with all its checks, beside one
+E-step of the same rows and scikit-learn's ``score_samples``, turn by turn; seconds of the
+processor, and the largest error in nats beside torch's own distributions in float64.
+
+    python benchmarks/em_mixture.py                   # 200,000 rows of 16 variables, 20 components
+    python benchmarks/em_mixture.py --data DIR        # also 16 principal components of DIR/mnist.npz
+    python benchmarks/em_mixture.py --only optimum    # all forms of covariance; the digits, too
+    python benchmarks/em_mixture.py --only score --rows 1000000
 
 Peers that are not installed (pip install pomegranate) are left out.
 """
@@ -32,6 +37,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from common import in_turns
 
 import probgen as pg
 
@@ -172,21 +178,18 @@ PEERS = {"probgen": probgen, "scikit-learn": scikit_learn, "pomegranate": pomegr
 
 def mean_log_likelihood(mixture: Mixture, x: np.ndarray) -> float:
     """By torch's own distributions, in float64."""
+    return log_densities(mixture, x).mean().item()
+
+
+def log_densities(mixture: Mixture, x: np.ndarray) -> torch.Tensor:
+    """Of every row, by torch's own distributions, in float64."""
     weights, means, covariances = (torch.as_tensor(part) for part in mixture)
     parts = torch.distributions.MultivariateNormal(means, covariances, validate_args=False)
     distribution = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(weights), parts, validate_args=False
     )
-    return (
-        torch.cat(
-            [
-                distribution.log_prob(rows)
-                for rows in torch.as_tensor(x, dtype=torch.float64).split(4096)
-            ]
-        )
-        .mean()
-        .item()
-    )
+    blocks = torch.as_tensor(x, dtype=torch.float64).split(4096)
+    return torch.cat([distribution.log_prob(rows) for rows in blocks])
 
 
 def extra_memory(argv: list[str], peer: str, data: str, dtype: str) -> float:
@@ -217,6 +220,7 @@ def resident(field: str) -> float:
 def speed(data: dict[str, np.ndarray], arguments: argparse.Namespace, argv: list[str]) -> None:
     """Interleaved fits of all peers, in both precisions."""
     peers = [name for name in PEERS if name != "pomegranate" or find_spec("pomegranate")]
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for title, rows in data.items():
         for dtype in ("float32", "float64"):
             torch.set_default_dtype(getattr(torch, dtype))
@@ -227,9 +231,9 @@ def speed(data: dict[str, np.ndarray], arguments: argparse.Namespace, argv: list
                 for name in peers:
                     steps = arguments.steps if turn else 2  # the first turn warms up
                     fit = PEERS[name](x, start(rows, arguments.components), steps)
-                    began = time.perf_counter()
+                    began = clock()
                     found[name] = fit()
-                    times[name] += [time.perf_counter() - began] * bool(turn)
+                    times[name] += [clock() - began] * bool(turn)
             torch.set_default_dtype(torch.float32)
             reached = {name: mean_log_likelihood(mixture, rows) for name, mixture in found.items()}
             memory = {name: extra_memory(argv, name, title, dtype) for name in peers}
@@ -238,6 +242,43 @@ def speed(data: dict[str, np.ndarray], arguments: argparse.Namespace, argv: list
                 "components"
             )
             report(times, reached, memory)
+
+
+def score(data: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
+    """Log-likelihoods of all rows beside an E-step and scikit-learn's, in both precisions."""
+    for title, rows in data.items():
+        begin = start(rows, arguments.components)
+        mixture = scikit_learn(rows[:20_000], begin, 5)()
+        for dtype in ("float32", "float64"):
+            x = rows.astype(dtype)
+            contestants = scorers(torch.as_tensor(x), mixture)
+            values = contestants["probgen"]().value
+            found = in_turns(contestants, arguments.repeats)
+            medians = {name: statistics.median(times) for name, times in found.items()}
+            error = (values[:20_000].double() - log_densities(mixture, rows[:20_000])).abs().max()
+            figures = "   ".join(f"{name} {value:.3f} s" for name, value in medians.items())
+            step, peer = (medians[name] / medians["probgen"] for name in ("E-step", "scikit-learn"))
+            print(f"\n{title}, {dtype}, log densities of {len(x):,} rows: {figures}")
+            print(f"{1 / step:.2f} E-steps, {peer:.1f} times scikit-learn, error {error:.1e} nats")
+
+
+def scorers(x: torch.Tensor, mixture: Mixture) -> dict[str, Callable]:
+    """Functions of nothing that score all rows under one mixture, or take an E-step of it."""
+    from sklearn.mixture import GaussianMixture
+
+    gen = pg.GaussianMixture(*mixture.means.shape).to(x.dtype)
+    gen.assign(*(torch.as_tensor(part) for part in mixture))
+    peer = GaussianMixture(len(mixture.weights))
+    peer.weights_, peer.means_, peer.covariances_ = (
+        part.astype(x.numpy().dtype) for part in mixture
+    )
+    roots = np.linalg.cholesky(np.linalg.inv(mixture.covariances))
+    peer.precisions_cholesky_ = roots.astype(x.numpy().dtype)
+    return {
+        "probgen": lambda: pg.log_likelihood(gen, x),
+        "E-step": lambda: gen.expect(x),
+        "scikit-learn": lambda: peer.score_samples(x.numpy()),
+    }
 
 
 def report(
@@ -287,7 +328,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--components", type=int, default=20)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=("speed", "optimum"))
+    parser.add_argument("--only", choices=("speed", "score", "optimum"))
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
@@ -302,10 +343,14 @@ def main(argv: list[str]) -> None:
         return alone(sources[title]().astype(dtype), peer, arguments)
     data = {title: source() for title, source in sources.items()}
     print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
-    if arguments.only != "optimum":
-        speed(data, arguments, argv)
-    if arguments.only != "speed":
-        optimum(data, arguments)
+    parts = {
+        "speed": lambda: speed(data, arguments, argv),
+        "score": lambda: score(data, arguments),
+        "optimum": lambda: optimum(data, arguments),
+    }
+    for name, part in parts.items():
+        if arguments.only in (None, name):
+            part()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,13 @@ characters before it. Validation goes through the whole of the last 10 %, in blo
 
     python benchmarks/shakespeare.py --data DIR
 
+1.562 nats per character, 0.82 million parameters, 2.9 minutes of one core (not compiled, seed 0),
+scored once. By AdamW, with learned positions and layer normalization, it was 1.795. The recipe was
+chosen on the last 5 % of the training text, in a loop of plain torch with these parts: Muon, rotary
+positions and root mean square normalization, updates that start at zero, and a rate that falls to
+zero gave 1.586 there; queries, keys and values orthogonalized one by one instead of as one matrix
+1.568. A mean of each embedded character with the one before it gave 1.553, and is left out.
+
 ``--data`` is a folder with ``tinyshakespeare.txt`` or ``tinyshakespeare.txt.gz``.
 """
 
@@ -20,7 +27,7 @@ from pathlib import Path
 
 import torch
 from common import command_line
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 import probgen as pg
@@ -45,7 +52,7 @@ def load(data: Path) -> tuple[Tensor, str]:
 
 
 class Passages:
-    """Batches of passages that start anywhere in the text; each step draws its own."""
+    """Batches of passages side by side, in random order; each round starts at another character."""
 
     def __init__(self, text: Tensor, levels: int, steps: int, size: int):
         self.text = text
@@ -57,8 +64,14 @@ class Passages:
         return self.steps
 
     def __iter__(self):
+        left = torch.empty(0, dtype=torch.long)
         for _ in range(self.steps):
-            yield rows(self.text, torch.randint(len(self.text) - LENGTH, (self.size,)), self.levels)
+            if len(left) < self.size:
+                offset = int(torch.randint(LENGTH, ()))
+                starts = torch.arange(offset, len(self.text) - LENGTH, LENGTH)
+                left = torch.cat((left, starts[torch.randperm(len(starts))]))
+            yield rows(self.text, left[: self.size], self.levels)
+            left = left[self.size :]
 
 
 def rows(text: Tensor, starts: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -70,24 +83,26 @@ def rows(text: Tensor, starts: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     return passages[:, 1:].float(), one_hot(passages[:, 0], levels).float()
 
 
-def train(gen: Transformer, text: Tensor, levels: int, options: argparse.Namespace) -> pg.History:
-    def optimizer(parameters):
-        parameters = list(parameters)
-        matrices, others = (
-            [p for p in parameters if (p.ndim > 1) == wide] for wide in (True, False)
-        )
-        groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.1)
+def transformer(levels: int) -> Transformer:
+    """The size of the published peer, with rotary positions and updates that start at zero."""
+    head = pg.heads.Categorical(levels=levels)
+    options = {"layers": 4, "heads": 4, "rotary": True, "norm": nn.RMSNorm}
+    gen = Transformer((LENGTH,), head, Tokens(levels, 128), context=levels, **options)
+    for block in gen.net.blocks:
+        nn.init.zeros_(block.attention.out.weight)
+        nn.init.zeros_(block.mlp[-1].weight)
+    nn.init.zeros_(gen.net.last.weight)
+    return gen
 
-    def one_cycle(optimizer):
-        rising = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
-        falling = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, options.steps - 100, eta_min=options.lr / 10
-        )
-        return torch.optim.lr_scheduler.SequentialLR(optimizer, [rising, falling], [100])
+
+def train(gen: Transformer, text: Tensor, levels: int, options: argparse.Namespace) -> pg.History:
+    def linear(step: int) -> float:
+        return min(1.0, (step + 1) / 100) * max(0.0, 1 - step / options.steps)
 
     return pg.fit(
-        gen, Passages(text, levels, options.steps, 12), steps=options.steps, optimizer=optimizer, scheduler=one_cycle,
+        gen, Passages(text, levels, options.steps, 12), steps=options.steps,
+        optimizer=pg.train.muon(gen.net.blocks, options.muon, others=options.lr),
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, linear),
         clip=64.0, compile=options.compile, seed=0, verdict=False,
     )  # fmt: skip
 
@@ -96,7 +111,11 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--muon", type=float, default=9e-3, help="rate of the blocks' matrices")
+    parser.add_argument("--lr", type=float, default=4e-3, help="rate of all else")
+    parser.add_argument(
+        "--choose", action="store_true", help="train on 85 %% of the text, report the next 5 %%"
+    )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--characters", type=int, default=0, help="length of a passage to print")
     options = parser.parse_args()
@@ -104,8 +123,9 @@ def main() -> None:
     text, alphabet = load(options.data)
     levels = len(alphabet)
     cut = int(0.9 * len(text))
-    head = pg.heads.Categorical(levels=levels)
-    gen = Transformer((LENGTH,), head, Tokens(levels, 128), layers=4, heads=4, context=levels)
+    if options.choose:
+        text, cut = text[:cut], int(0.85 * len(text))
+    gen = transformer(levels)
     print(f"{sum(p.numel() for p in gen.parameters()):,} parameters", flush=True)
     history = train(gen, text[:cut], levels, options)
     print(

@@ -214,7 +214,7 @@ def test_precision_follows_the_distance_between_clusters():
         )
         ways.append(_best(torch.zeros(1, 2), gen._mixture))
     assert [type(way) for way in ways] == [Quadratic, Quadratic, Whitened]
-    assert [way.linear.dtype for way in ways[:2]] == [torch.float32, torch.float64]
+    assert [way.coefficients.dtype for way in ways[:2]] == [torch.float32, torch.float64]
 
 
 @pytest.mark.parametrize(

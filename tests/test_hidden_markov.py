@@ -9,7 +9,7 @@ import torch
 from probgen.compile.tracing import record_operations
 from probgen.core.missing import MissingAware
 from probgen.distributions.conditional import conditional
-from probgen.distributions.sequences import forward_backward, log_chain
+from probgen.distributions.sequences import forward_backward, hidden_markov, log_chain
 from probgen.distributions.sequences.hidden_markov import HiddenMarkov
 from probgen.infer.impute import impute
 from probgen.models.emissions import CategoricalEmission, GaussianEmission
@@ -137,6 +137,34 @@ def test_long_sequences_in_pieces_are_the_same_as_step_by_step(steps):
     expected = log_chain.log_backward(torch.ones_like(value), states, *parts[1:])
     for got, other in zip(found[1:], expected, strict=True):
         torch.testing.assert_close(got, other)
+
+
+@pytest.mark.parametrize("impossible", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 24, 10**6])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_likelihoods_alone_by_blocks_of_any_size_are_sums_over_paths(
+    monkeypatch, case, size, impossible
+):
+    monkeypatch.setattr(forward_backward, "BLOCK", size)
+    parts = chain(5, 3, 2, **case)
+    parts[2][2, :, 0] = -torch.inf if impossible else 0.0
+    expected = paths(*parts)[1].logsumexp(0)
+    torch.testing.assert_close(forward_backward.chain_log_likelihood(*parts), expected)
+    torch.testing.assert_close(forward_backward.markov_value(*parts), expected)
+
+
+@torch.no_grad()
+def test_a_long_sequence_is_scored_block_by_block():
+    gen = HiddenMarkovModel(3, 4000, GaussianEmission(3, 2)).double()
+    x = torch.randn(2, 4000, 2, dtype=torch.float64)
+    x[0, 100:300] = torch.nan
+    x[1, 7, 1] = torch.nan
+    whole = gen().log_prob(x)
+    for block in (11, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hidden_markov, "BLOCK", block)
+            patch.setattr(forward_backward, "BLOCK", block)
+            torch.testing.assert_close(gen().log_prob(x), whole)
 
 
 def test_an_impossible_observation_has_probability_zero_and_no_gradient():

@@ -1,5 +1,6 @@
 """Transformer beside enumeration, derivatives and attention as a plain loop."""
 
+import itertools
 import math
 
 import pytest
@@ -17,7 +18,7 @@ import probgen as pg
 from probgen import heads
 from probgen.models.transformer import Transformer
 from probgen.nn.encodings import Levels
-from probgen.nn.transformer import CausalAttention, Tokens
+from probgen.nn.transformer import CausalAttention, Tokens, rotated, rotations
 
 
 def tokens(length=5, levels=3, **options) -> Transformer:
@@ -55,19 +56,22 @@ def test_probabilities_of_all_events_sum_to_one(gen, levels):
     assert masses.std() / masses.mean() > 0.1
 
 
-@pytest.mark.parametrize("shape", [(9,), (1, 3, 4), (2, 2, 3)])
-def test_every_entry_sees_all_earlier_ones_and_no_others(shape):
-    net = pixels(shape).double().net
+@pytest.mark.parametrize(
+    ("shape", "rotary"), [((9,), False), ((1, 3, 4), False), ((2, 2, 3), False), ((1, 3, 4), True)]
+)
+def test_every_entry_sees_all_earlier_ones_and_no_others(shape, rotary):
+    net = pixels(shape, rotary=rotary).double().net
     assert_all_earlier_and_no_others(
         influence(net, torch.rand(shape).double(), torch.arange(math.prod(shape)))
     )
 
 
 @pytest.mark.parametrize("context", [0, 3])
+@pytest.mark.parametrize("rotary", [False, True], ids=["tables", "rotary"])
 @pytest.mark.parametrize("make", [tokens, pixels], ids=["tokens", "pixels"])
 @torch.no_grad()
-def test_sampling_steps_have_the_distributions_that_the_score_has(make, context):
-    distribution = make(context=context, dropout=0.5).eval()(
+def test_sampling_steps_have_the_distributions_that_the_score_has(make, rotary, context):
+    distribution = make(context=context, dropout=0.5, rotary=rotary, norm=nn.RMSNorm).eval()(
         torch.randn(5, context) if context else None
     )
     for x in (distribution.sample((2,)), distribution.sample()):
@@ -93,6 +97,35 @@ def test_attention_is_a_weighted_mean_over_earlier_positions():
             out[t, head] = sum(weights[s] * v[s, head] for s in range(t + 1))
     truth = out @ attention.out.weight.T + attention.out.bias
     torch.testing.assert_close(attention(h.unsqueeze(0))[0], truth)
+
+
+@pytest.mark.parametrize(("axes", "width"), [([5], 6), ([3, 4], 8), ([2, 2, 3], 8)])
+def test_products_of_rotated_vectors_depend_on_distances_along_each_axis(axes, width):
+    turn = rotations(axes, width).double()
+    q, k = torch.randn(2, 1, width, generator=torch.Generator().manual_seed(0)).double()
+    products = (rotated(q, turn) @ rotated(k, turn).mT).view(*axes, *axes)
+    places = list(itertools.product(*map(range, axes)))
+    found: dict = {}
+    for first, second in itertools.product(places, places):
+        distance = tuple(a - b for a, b in zip(first, second, strict=True))
+        found.setdefault(distance, []).append(float(products[first + second]))
+    assert max(max(values) - min(values) for values in found.values()) < 1e-6
+    assert len({round(values[0], 4) for values in found.values()}) == len(found)
+    torch.testing.assert_close(rotated(q, turn)[0], q[0])
+
+
+def test_one_rotation_is_the_complex_product():
+    turn = rotations([7], 4)
+    x = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    angles = torch.arange(7)[:, None] * torch.tensor([1.0, 0.01])
+    product = torch.complex(x[:, :2], x[:, 2:]) * torch.polar(torch.ones(7, 2), angles)
+    torch.testing.assert_close(rotated(x, turn), torch.cat((product.real, product.imag), 1))
+
+
+def test_heads_have_dims_to_turn_along_every_axis():
+    with pytest.raises(ValueError, match="choose fewer heads or a wider embed"):
+        pixels((1, 2, 3), heads=4, rotary=True)
+    assert pixels((1, 2, 3), heads=2, rotary=True).net.rotation.shape == (2, 6, 2)
 
 
 def test_a_suffix_is_completed_as_by_enumeration():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -163,7 +164,12 @@ def versions() -> dict[str, str]:
     >>> versions()["torch"] == torch.__version__
     True
     """
-    found = {"torch": str(torch.__version__), "pyro": pyro.__version__}
-    with contextlib.suppress(PackageNotFoundError):  # a copy of the sources
-        found["probgen"] = version("probgen")
-    return found
+    return {"torch": str(torch.__version__), "pyro": pyro.__version__} | _own_version()
+
+
+@functools.cache
+def _own_version() -> dict[str, str]:
+    """The metadata are read once: that takes as long as a small fit."""
+    with contextlib.suppress(PackageNotFoundError):
+        return {"probgen": version("probgen")}
+    return {}  # a copy of the sources

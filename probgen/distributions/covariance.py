@@ -84,8 +84,15 @@ class Covariance(Recorded, nn.Module, ABC):
         r"""C with :math:`(C f(x))_k = -\frac12 x^\top \Sigma_k^{-1} x`: ``(K, F)``, float64."""
 
     @abstractmethod
-    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
-        """The scatter of columns x ``(D, n)`` with their features, under weights r ``(K, n)``."""
+    def scatter(self, sums: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+        """The scatter of columns x ``(D, n)`` under weights r ``(K, n)``, maybe packed.
+
+        By the sums of their features under these weights, ``(K, F)``.
+        """
+
+    @abstractmethod
+    def unpacked(self, scatter: Tensor) -> Tensor:
+        """A scatter in the form's own shape, from one that is packed."""
 
     @abstractmethod
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
@@ -169,10 +176,13 @@ class Full(_Correlated):
         precision = torch.cholesky_inverse(self.scale_tril.double())
         return precision[:, i, j] * torch.where(i == j, -0.5, -1.0).to(precision)
 
-    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
+    def scatter(self, sums: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+        return sums
+
+    def unpacked(self, scatter: Tensor) -> Tensor:
         i, j = torch.triu_indices(self.dims, self.dims)
-        out = x.new_empty(self.components, self.dims, self.dims)
-        out[:, i, j] = out[:, j, i] = weights @ features.mT
+        out = scatter.new_empty(self.components, self.dims, self.dims)
+        out[:, i, j] = out[:, j, i] = scatter
         return out
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
@@ -209,8 +219,11 @@ class Tied(_Correlated):
     def coefficients(self) -> Tensor:
         return torch.full((self.components, 1), -0.5, dtype=torch.float64, device=self.lower.device)
 
-    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
+    def scatter(self, sums: Tensor, weights: Tensor, x: Tensor) -> Tensor:
         return ((x * weights.sum(0)) @ x.mT)[None]
+
+    def unpacked(self, scatter: Tensor) -> Tensor:
+        return scatter
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return (a.mT @ b)[None]
@@ -253,8 +266,11 @@ class _Uncorrelated(Covariance):
         if self.log_scale.requires_grad:
             put(self.log_scale, 0.5 * raised(variance, limits).log())
 
-    def scatter(self, weights: Tensor, x: Tensor, features: Tensor) -> Tensor:
-        return weights @ features.mT
+    def scatter(self, sums: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+        return sums
+
+    def unpacked(self, scatter: Tensor) -> Tensor:
+        return scatter
 
 
 class Diagonal(_Uncorrelated):

@@ -101,7 +101,7 @@ def log_joint(x: Tensor, mixture: MixtureParameters) -> Tensor:
 
 def log_marginal(x: Tensor, mixture: MixtureParameters) -> Tensor:
     r""":math:`\log p(x_b) = \log \sum_k p(k, x_b)` of rows: ``(n, D) -> (n,)``; NaN = missing."""
-    return _filled(x.new_empty(len(x)), x, mixture, lambda joint: joint.logsumexp(0))
+    return _filled(x.new_empty(len(x)), x, mixture, lambda joint: _shares(joint)[0])
 
 
 @torch.no_grad()
@@ -166,15 +166,21 @@ def _blocks(x: Tensor, rows: int, dim: int = 0) -> tuple[Tensor, ...]:
 
 
 def _normalize(joint: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-likelihoods ``(n,)`` and posteriors ``(K, n)``, the latter in place.
+    """Log-likelihoods ``(n,)`` and posteriors ``(K, n)``, the latter in place."""
+    value, total = _shares(joint)
+    return value, joint.mul_(total.reciprocal_())
 
-    Posteriors stop at the root of the smallest number: below it processors compute many times
-    slower.
+
+def _shares(joint: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-likelihoods ``(n,)``, and the sums ``(n,)`` of what is proportional to the posteriors.
+
+    The latter in place, and not below the root of the smallest number: there processors compute
+    many times slower, a logarithm of a sum of exponentials, too.
     """
     top = joint.amax(0)
     joint.sub_(top).clamp_(min=0.5 * math.log(torch.finfo(joint.dtype).tiny)).exp_()
     total = joint.sum(0)
-    return top + total.log(), joint.div_(total)
+    return top + total.log(), total
 
 
 RowsTerm = tuple["Quadratic | Whitened | RowsOfPattern", tuple[Tensor, ...], slice | Tensor]

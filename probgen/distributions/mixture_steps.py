@@ -57,10 +57,9 @@ class Quadratic:
         linear = self.covariance.solve(self.shift)
         quadratic = self.covariance.coefficients()
         constant = mixture.constant - 0.5 * (linear * self.shift).sum(-1)
-        self.quadratic, self.linear, self.constant = (
-            part.to(dtype) for part in (quadratic, linear, constant[:, None])
-        )
-        self.widths = (means.shape[1], self.covariance.width, len(means))
+        self.quadratic, self.constant = (part.to(dtype) for part in (quadratic, constant[:, None]))
+        self.coefficients = torch.cat((self.constant, linear.to(dtype), self.quadratic), -1)
+        self.widths = (self.coefficients.shape[1], len(means))
         self.block = _block(self.center, sum(self.widths))
 
     def magnitude(self) -> float:
@@ -76,24 +75,29 @@ class Quadratic:
         return terms.sqrt().max().item()
 
     def buffers(self, rows: int) -> list[Tensor]:
-        return [self.center.new_empty(width, rows) for width in self.widths]
+        products, joint = (self.center.new_empty(width, rows) for width in self.widths)
+        products[0] = 1.0
+        return [products, joint]
 
-    def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        z, features, joint = (buffer[:, : len(x)] for buffer in buffers)
-        self.covariance.features(z.copy_(x.mT).sub_(self.center), out=features)
-        return torch.addmm(self.constant, self.linear, z, out=joint).addmm_(
-            self.quadratic, features
-        ), (z, features)
+    def joint(self, x: Tensor, buffers: list[Tensor]) -> tuple[Tensor, tuple[Tensor]]:
+        products, joint = (buffer[:, : len(x)] for buffer in buffers)
+        _, z, features = products.tensor_split((1, 1 + x.shape[1]))
+        self.covariance.features(torch.sub(x.mT, self.center, out=z), out=features)
+        return torch.mm(self.coefficients, products, out=joint), (products,)
 
-    def sums(self, posterior: Tensor, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        return posterior @ z.mT, self.covariance.scatter(posterior, z, features)
+    def sums(self, posterior: Tensor, products: Tensor) -> tuple[Tensor, Tensor]:
+        last = 1 + len(self.center)
+        # the taller factor first: its transpose is up to a half slower in double precision
+        _, first, features = (products @ posterior.mT).mT.tensor_split((1, last), -1)
+        return first, self.covariance.scatter(features, posterior, products[1:last])
 
     def finish(self, rows: Tensor, first: Tensor, scatter: Tensor) -> tuple[Tensor, ...]:
         """From moments about the center to moments about the means."""
         outer = self.covariance.outer
+        scatter = self.covariance.unpacked(scatter)
         centered = first - rows[:, None] * self.shift
         noise = (
-            _ROUNDING * torch.finfo(self.linear.dtype).eps * rows[:, None] * self.spread.square()
+            _ROUNDING * torch.finfo(self.constant.dtype).eps * rows[:, None] * self.spread.square()
         )
         return (
             rows,

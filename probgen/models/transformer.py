@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyro.distributions as dist
 from torch import Tensor, nn
 
@@ -48,6 +50,11 @@ class Transformer(DistributionModule):
     dropout : float
         Probability with which embedded vectors, attention weights and residual updates are dropped
         in training.
+    rotary : bool
+        Whether queries and keys are rotated by their positions, along every axis, so that attention
+        depends on distances; there are no learned positions then (Su et al. 2021).
+    norm : callable
+        Makes the normalizations from a width: ``nn.LayerNorm``, ``nn.RMSNorm``.
 
     Raises
     ------
@@ -58,7 +65,8 @@ class Transformer(DistributionModule):
     ----------
     Radford et al. (2019), Language models are unsupervised multitask learners;
     Vaswani et al. (2017), Attention is all you need, https://arxiv.org/abs/1706.03762;
-    Chen et al. (2020), Generative pretraining from pixels
+    Chen et al. (2020), Generative pretraining from pixels;
+    Su et al. (2021), RoFormer, https://arxiv.org/abs/2104.09864
 
     >>> import torch
     >>> from probgen.heads import Categorical
@@ -80,6 +88,8 @@ class Transformer(DistributionModule):
         heads: int = 4,
         context: int | nn.Module = 0,
         dropout: float = 0.0,
+        rotary: bool = False,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
     ):
         checks.sizes(shape=shape)
         checks.instance(Head, head=head)
@@ -87,10 +97,21 @@ class Transformer(DistributionModule):
         checks.at_least(1, layers=layers, heads=heads)
         check_context_argument(context)
         checks.within("[0, 1)", dropout=dropout)
+        checks.flag(rotary=rotary)
+        checks.factory(norm=norm)
         super().__init__()
         self.head = entry_head(head)
-        sizes = {"layers": layers, "heads": heads, "outputs": head.width(1)}
-        self.net = TransformerNet(shape, embed, **sizes, context=context, dropout=dropout)
+        self.net = TransformerNet(
+            shape,
+            embed,
+            layers=layers,
+            heads=heads,
+            outputs=head.width(1),
+            context=context,
+            dropout=dropout,
+            rotary=rotary,
+            norm=norm,
+        )
         self.context_size = self.net.context_size
         self.context_ndim = getattr(self.net.context_encoder, "context_ndim", 1)
 

@@ -9,7 +9,7 @@ convolutions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,10 @@ class GatedLayer(Recorded, nn.Module):
     van den Oord et al. (2016), Conditional image generation with PixelCNN decoders,
     https://arxiv.org/abs/1606.05328
     """
+
+    stacked: ClassVar[dict[str, int]] = {
+        f"{name}.weight": 2 for name in ("vertical", "horizontal", "link")
+    }
 
     def __init__(self, width: int, reach: int = 1, context: int = 0, dropout: float = 0.0):
         super().__init__()

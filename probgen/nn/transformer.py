@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +37,16 @@ class Attention(Recorded, nn.Module):
     .. math:: y_t = O \sum_s \text{softmax}_s\left(q_t \cdot k_s / \sqrt{d}\right) v_s, \qquad (q, k, v) = W h
 
     in each of ``heads`` subspaces of d = E / heads dims; with ``causal`` the sum is over :math:`s
-    \le t`, with a mask ``(B, T)`` over the positions s where it is true.
+    \le t`, with a mask ``(B, T)`` over the positions s where it is true. With a ``rotation`` of
+    every position (:func:`rotations`) queries and keys are turned by it first, so that what they
+    have in common depends on how far they are apart.
 
     References
     ----------
     Vaswani et al. (2017), Attention is all you need, https://arxiv.org/abs/1706.03762
     """
+
+    stacked: ClassVar[dict[str, int]] = {"inputs.weight": 3}
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, causal: bool = False):
         super().__init__()
@@ -53,16 +57,20 @@ class Attention(Recorded, nn.Module):
         self.inputs = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
-        q, k, v = self.projected(h)
+    def forward(
+        self, h: Tensor, mask: Tensor | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
+        q, k, v = self.projected(h, rotation)
         dropout = self.dropout if self.training else 0.0
         seen = None if mask is None else mask[:, None, None]
         y = scaled_dot_product_attention(q, k, v, seen, dropout, self.causal)
         return self.out(y.transpose(1, 2).flatten(2))
 
-    def projected(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def projected(self, h: Tensor, rotation: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, ``(B, T, E) -> (B, heads, T, E / heads)`` each."""
         q, k, v = self.inputs(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if rotation is not None:
+            q, k = rotated(q, rotation), rotated(k, rotation)
         return q, k, v
 
 
@@ -75,12 +83,20 @@ class CausalAttention(Attention):
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__(width, heads, dropout, causal=True)
 
-    def last(self, h: Tensor, keys: Tensor, values: Tensor, position: int) -> Tensor:
+    def last(
+        self,
+        h: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        position: int,
+        rotation: Tensor | None = None,
+    ) -> Tensor:
         """The output at one position, ``(B, 1, E)``.
 
-        Its key and value are written into the caches.
+        Its key and value are written into the caches; ``rotation`` is that of all positions.
         """
-        q, k, v = self.projected(h)
+        here = None if rotation is None else rotation[:, position : position + 1]
+        q, k, v = self.projected(h, here)
         keys[:, :, position], values[:, :, position] = k[:, :, 0], v[:, :, 0]
         y = scaled_dot_product_attention(
             q, keys[:, :, : position + 1], values[:, :, : position + 1]
@@ -119,6 +135,8 @@ class CrossAttention(Recorded, nn.Module):
     torch.Size([4, 5, 8])
     """
 
+    stacked: ClassVar[dict[str, int]] = {"inputs.weight": 2}
+
     def __init__(self, width: int, inputs: int, heads: int):
         super().__init__()
         check_heads(width, heads)
@@ -145,7 +163,7 @@ class Block(Recorded, nn.Module):
               h \leftarrow h + W_2\, \text{gelu}(W_1\, \text{norm}(h))
 
     With ``attended`` attention over another sequence of vectors of that length stands between them,
-    residual and normalized as well.
+    residual and normalized as well. ``norm`` makes a normalization of vectors of a width.
     """
 
     def __init__(
@@ -155,23 +173,28 @@ class Block(Recorded, nn.Module):
         dropout: float = 0.0,
         causal: bool = True,
         attended: int = 0,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
     ):
         super().__init__()
         self.attention: Any = (
             CausalAttention(width, heads, dropout) if causal else Attention(width, heads, dropout)
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.norms = nn.ModuleList(norm(width) for _ in range(2))
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
         self.dropout = nn.Dropout(dropout)
         self.cross = CrossAttention(width, attended, heads) if attended else None
-        self.cross_norm = nn.LayerNorm(width) if attended else None
+        self.cross_norm = norm(width) if attended else None
 
     def forward(
-        self, h: Tensor, mask: Tensor | None = None, attended: Attended | None = None
+        self,
+        h: Tensor,
+        mask: Tensor | None = None,
+        attended: Attended | None = None,
+        rotation: Tensor | None = None,
     ) -> Tensor:
-        h = h + self.dropout(self.attention(self.norms[0](h), mask))
+        h = h + self.dropout(self.attention(self.norms[0](h), mask, rotation))
         return self.feed(h, attended)
 
     def feed(self, h: Tensor, attended: Attended | None = None) -> Tensor:
@@ -187,12 +210,13 @@ class Block(Recorded, nn.Module):
         values: Tensor,
         position: int,
         attended: Attended | None = None,
+        rotation: Tensor | None = None,
     ) -> Tensor:
         """The block at one position, ``(B, 1, E) -> (B, 1, E)``.
 
         With the caches of its attention.
         """
-        h = h + self.attention.last(self.norms[0](h), keys, values, position)
+        h = h + self.attention.last(self.norms[0](h), keys, values, position, rotation)
         return self.feed(h, attended)
 
 
@@ -204,7 +228,8 @@ class TransformerNet(Recorded, nn.Module):
     The sequence starts with one more vector, learned or linear in a context ``(B, C)``, in place of
     the entry before the first. With an encoder of contexts it is linear in what the encoder gives
     as one vector, and all blocks attend to what it gives as a sequence. Positions are learned
-    vectors: one table for sequences, the sum of one table per axis for images.
+    vectors: one table for sequences, the sum of one table per axis for images; or rotations of
+    queries and keys.
 
     Parameters
     ----------
@@ -222,8 +247,13 @@ class TransformerNet(Recorded, nn.Module):
     dropout : float
         Probability with which embedded vectors, attention weights and residual updates are dropped
         in training.
+    rotary : bool
+        Whether positions are rotations of queries and keys, in place of learned vectors.
+    norm : callable
+        Makes the normalization of vectors of a width.
     """
 
+    rotation: Tensor | None
     start: Any  # nn.Linear of the context, or nn.Parameter
     blocks: Any  # nn.ModuleList of Block
 
@@ -237,6 +267,8 @@ class TransformerNet(Recorded, nn.Module):
         outputs: int,
         context: Any = 0,
         dropout: float = 0.0,
+        rotary: bool = False,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
     ):
         super().__init__()
         width = embed(torch.zeros(1)).shape[-1]
@@ -249,10 +281,14 @@ class TransformerNet(Recorded, nn.Module):
         self.context_size = size if encoder is None else context.context_size
         self.start = nn.Linear(size, width) if size else nn.Parameter(torch.randn(width) * 0.02)
         axes = [size for size in shape if size > 1] or [1]
-        self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in axes)
-        blocks = [Block(width, heads, dropout, attended=attended) for _ in range(layers)]
+        tables = [] if rotary else axes
+        self.axes = nn.ParameterList(torch.randn(size, width) * 0.02 for size in tables)
+        check_heads(width, heads)
+        turned = rotations(axes, width // heads) if rotary else None
+        self.register_buffer("rotation", turned, persistent=False)
+        blocks = [Block(width, heads, dropout, attended=attended, norm=norm) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(width)
+        self.norm = norm(width)
         self.last = nn.Linear(width, outputs)
         self.dropout = nn.Dropout(dropout)
         self.apply(small)
@@ -267,6 +303,10 @@ class TransformerNet(Recorded, nn.Module):
     def context_encoder(self) -> Any:
         """The encoder of contexts that are sequences, if there is one."""
         return None if self.context is None else self.context.encoder
+
+    def placed(self, seen: Tensor, place: slice) -> Tensor:
+        """Vectors ``(B, S, E)`` with those of their positions, where these are vectors."""
+        return seen + self.positions()[place] if len(self.axes) else seen
 
     def positions(self) -> Tensor:
         """Vectors of all positions, ``(T, E)``."""
@@ -285,9 +325,9 @@ class TransformerNet(Recorded, nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         start, attended = self.first(len(x), context)
         seen = torch.cat((start, self.embed(x.flatten(1)[:, :-1])), 1)
-        h = self.dropout(seen + self.positions())
+        h = self.dropout(self.placed(seen, slice(None)))
         for block in self.blocks:
-            h = block(h, attended=attended)
+            h = block(h, attended=attended, rotation=self.rotation)
         return self.last(self.norm(h)).transpose(1, 2).unflatten(2, self.shape)
 
     def walk(self, batch: int, context: Tensor | None = None) -> Generator[Tensor, Tensor, None]:
@@ -297,15 +337,14 @@ class TransformerNet(Recorded, nn.Module):
 
         Keys and values of earlier positions are kept: each step is one position through the blocks.
         """
-        positions = self.positions()
         seen, attended = self.first(batch, context)
-        length, width = positions.shape
+        length, width = math.prod(self.shape), seen.shape[-1]
         size = (batch, self.heads, length, width // self.heads)
         caches = [(seen.new_empty(size), seen.new_empty(size)) for _ in self.blocks]
         for position in range(length):
-            h = seen + positions[position]
+            h = self.placed(seen, slice(position, position + 1))
             for block, (keys, values) in zip(self.blocks, caches, strict=True):
-                h = block.last(h, keys, values, position, attended)
+                h = block.last(h, keys, values, position, attended, self.rotation)
             value = yield self.last(self.norm(h)).squeeze(1)
             seen = self.embed(value).unsqueeze(1)
 
@@ -328,6 +367,42 @@ def positions(axes: Sequence[Tensor]) -> Tensor:
         table[(slice(None),) + (None,) * (len(axes) - 1 - axis)] for axis, table in enumerate(axes)
     ]
     return functools.reduce(torch.add, tables).flatten(0, -2)
+
+
+def rotations(axes: Sequence[int], width: int, base: float = 10_000.0) -> Tensor:
+    r"""Cosines and sines by which positions turn pairs of dims, ``(2, product of sizes, width / 2)``.
+
+    .. math:: \theta_{ti} = t\, \text{base}^{-i / n}, \qquad i = 0, \dots, n - 1
+
+    With several axes each has a share of the pairs, as equal as can be.
+
+    Source: Su, Lu, Pan, Murtadha, Wen, Liu (2021), RoFormer, https://arxiv.org/abs/2104.09864
+
+    >>> rotations([3], 4)[0]
+    tensor([[ 1.0000,  1.0000],
+            [ 0.5403,  0.9999],
+            [-0.4161,  0.9998]])
+    """
+    if width % 2 or width // 2 < len(axes):
+        raise ValueError(
+            f"expected heads of an even number of dims, two or more for each of {len(axes)} axes, "
+            f"got {width}; choose fewer heads or a wider embed"
+        )
+    shares = [len(part) for part in torch.arange(width // 2).tensor_split(len(axes))]
+    angles = [
+        torch.arange(size)[:, None] * base ** (-torch.arange(share) / share)
+        for size, share in zip(axes, shares, strict=True)
+    ]
+    places = torch.cartesian_prod(*map(torch.arange, axes)).view(-1, len(axes)).unbind(1)
+    every = torch.cat([angle[place] for angle, place in zip(angles, places, strict=True)], 1)
+    return torch.stack((every.cos(), every.sin()))
+
+
+def rotated(x: Tensor, rotation: Tensor) -> Tensor:
+    """Every pair of dims turned, ``(*batch, T, d), (2, T, d / 2) -> (*batch, T, d)``."""
+    cosines, sines = rotation
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cosines - b * sines, a * sines + b * cosines), -1)
 
 
 def small(module: nn.Module) -> None:

@@ -7,6 +7,7 @@ from probgen.train.fit import adam, fit
 from probgen.train.history import FitWarning, History
 from probgen.train.labeled import Labeled
 from probgen.train.loggers import Logger
+from probgen.train.muon import muon
 from probgen.train.pairs import Pairs
 from probgen.train.run import NonFiniteLoss, Run
 from probgen.train.saved import load, save
@@ -32,6 +33,7 @@ __all__ = [
     "fit",
     "fully_sharded",
     "load",
+    "muon",
     "save",
     "snapshots",
     "training_records",

@@ -62,6 +62,7 @@ GOOD = {
         "compile": False,
     },
     "adam": lambda: {"lr": 0.1},
+    "muon": lambda: {"hidden": torch.nn.Linear(2, 2), "lr": 0.1},
     "fully_sharded": dict,
     "Every": lambda: {"steps": 5, "function": print},
     "snapshots": lambda: {"draw": print, "to": "FOLDER/pictures", "every": 5},

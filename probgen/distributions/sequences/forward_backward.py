@@ -28,8 +28,9 @@ from probgen.core.private_torch import get_proxy_mode
 from probgen.core.threads import one_core
 from probgen.distributions.possible import check_possible
 from probgen.distributions.sequences import log_chain
-from probgen.distributions.sequences.scan import scan
+from probgen.distributions.sequences.scan import Passed, scan
 
+BLOCK = 2**20  # masses of states that are held at once where only the likelihood is asked for
 DENSE = {torch.float32: 1e-9, torch.float64: 1e-100}  # least transition probability
 _DROPPED = {
     torch.float32: -60.0,
@@ -67,12 +68,14 @@ def chain_log_likelihood(
     Functions that are being recorded get a product of matrices in log space, by halves, where
     states are few.
     """
+    chain = log_initial, log_transition, log_emission
     if get_proxy_mode() is None:
-        value = _LogLikelihood.apply(log_initial, log_transition, log_emission)
+        differentiated = torch.is_grad_enabled() and any(part.requires_grad for part in chain)
+        value = _LogLikelihood.apply(*chain) if differentiated else likelihood(*chain)
     elif len(log_initial) <= log_chain.FEW:
-        value = log_chain.by_halves(log_initial, log_transition, log_emission)
+        value = log_chain.by_halves(*chain)
     else:
-        value = _Recorded.apply(log_initial, log_transition, log_emission)
+        value = _Recorded.apply(*chain)
     return value.to(log_emission.dtype)
 
 
@@ -118,10 +121,34 @@ def _forward(
     first = (log_initial + log_emission[0]).to(dtype)
     start = first.softmax(0)
     passed = scan(start, log_transition.to(dtype).exp().mT, shifted[1:])
-    value = first.double().logsumexp(0) + top[1:].sum(0, dtype=torch.float64)
-    value += passed.scale.double().log().sum(0)
+    value = _passed_value(first.double().logsumexp(0), passed, top[1:])
+    return value, torch.cat([start[None], passed.states])
+
+
+def likelihood(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
+    """What :func:`forward` gives first, ``(R,)``, block by block: no state but the last is kept."""
+    dtype = precision(log_transition)
+    if dtype is None:
+        return forward(log_initial, log_transition, log_emission)[0]
+    first = (log_initial + log_emission[0]).to(dtype)
+    value, start = first.double().logsumexp(0), first.softmax(0)
+    matrix = log_transition.to(dtype).exp().mT
+    block = max(1, BLOCK // max(1, first.numel()))
+    with one_core():
+        for begin in range(1, len(log_emission), block):
+            shifted, top = _shifted(log_emission[begin : begin + block], dtype)
+            each = matrix if len(matrix) == 1 else matrix[begin - 1 :][: len(shifted)]
+            passed = scan(start, each, shifted)
+            value = _passed_value(value, passed, top)
+            start = passed.states[-1]
+    return value
+
+
+def _passed_value(value: Tensor, passed: Passed, top: Tensor) -> Tensor:
+    """The log-likelihood ``(R,)`` with that of further steps; minus infinity stays."""
+    further = top.sum(0, dtype=torch.float64) + passed.scale.double().log().sum(0)
     impossible = (value == -torch.inf) | (passed.scale == 0).any(0)
-    return torch.where(impossible, -torch.inf, value), torch.cat([start[None], passed.states])
+    return torch.where(impossible, -torch.inf, value + further)
 
 
 def backward(
@@ -198,8 +225,8 @@ class _Recorded(torch.autograd.Function):
 
 @torch.library.custom_op("probgen::markov_value", mutates_args=())
 def markov_value(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor) -> Tensor:
-    """:func:`forward` without the states."""
-    return forward(log_initial, log_transition, log_emission)[0]
+    """:func:`likelihood`."""
+    return likelihood(log_initial, log_transition, log_emission)
 
 
 @torch.library.custom_op("probgen::markov_grad", mutates_args=())

@@ -18,10 +18,12 @@ from probgen.core.batched import BatchedDistribution
 from probgen.core.inside import inside
 from probgen.core.kinds import density_kind
 from probgen.core.missing import check_event, has_missing
+from probgen.core.private_torch import get_proxy_mode
 from probgen.core.unions import OfAnyState, differs_by_state, of_entries
 from probgen.distributions.completed import Completed
 from probgen.distributions.conditional import conditional
 from probgen.distributions.possible import check_possible
+from probgen.distributions.sequences.forward_backward import BLOCK
 from probgen.distributions.sequences.lists import last_of, takes_lists
 from probgen.distributions.sequences.markov_paths import draw_chain
 from probgen.distributions.sequences.observed_chain import ObservedChain
@@ -264,7 +266,18 @@ class HiddenMarkov(BatchedDistribution):
             )
             values = self._of_states(torch.cat([x, missing], -1 - event))
             return values.movedim(-2, 0)[:time]
-        return self._of_states(x.movedim(-1 - event, 0))
+        return self._of_steps(x.movedim(-1 - event, 0))
+
+    def _of_steps(self, x: Tensor) -> Tensor:
+        """Log densities under each state, ``(T, *batch, *event) -> (T, *batch, K)``.
+
+        Block by block where nothing is to be kept for gradients, as distributions make several copies
+        of what they score.
+        """
+        each = x[:1].numel() * self.states
+        if torch.is_grad_enabled() or len(x) * each <= BLOCK or get_proxy_mode() is not None:
+            return self._of_states(x)
+        return torch.cat([self._of_states(part) for part in x.split(max(1, BLOCK // each))])
 
     def _of_states(self, x: Tensor) -> Tensor:
         """Log densities under each state.
