@@ -113,6 +113,7 @@ from probgen.models.conjugate import BetaBinomial, DirichletCategorical, GammaPo
 from probgen.models.conjugate_normal import ConjugateNormal
 from probgen.models.continuous_flow import FFJORD, ContinuousFlow
 from probgen.models.copula import Copula, CorrelatedNormal
+from probgen.models.corrected_tree import CorrectedTree
 from probgen.models.coupling_flow import CouplingFlow, CouplingNSF, RealNVP
 from probgen.models.cycle_gan import CycleGAN
 from probgen.models.deep_boltzmann import DeepBoltzmannMachine
@@ -217,6 +218,7 @@ __all__ = [
     "ConjugateNormal",
     "ContinuousFlow",
     "Copula",
+    "CorrectedTree",
     "CorrelatedNormal",
     "CouplingFlow",
     "CouplingNSF",

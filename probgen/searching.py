@@ -30,6 +30,7 @@ from probgen.libraries import load
 from probgen.models.autoregressive_flow import NSF
 from probgen.models.autoregressive_table import AutoregressiveTable, ColumnFeatures
 from probgen.models.chow_liu import ChowLiu
+from probgen.models.corrected_tree import CorrectedTree
 from probgen.models.factorized import Factorized
 from probgen.models.hidden_chow_liu import HiddenChowLiu
 from probgen.models.made import MADE
@@ -73,6 +74,7 @@ BATCH = 256  # rows of a training step, at most
 ALMOST = 0.8  # of the time that a fit took before, without which none is begun
 LITTLE = 0.25  # of the budget: what the first fit to all rows may take where nothing is left
 FEW = 1000  # rows, below which dropout may pay
+SOME = 5000  # rows of a matrix of labels, from which on networks learn more than simple models
 MANY = 2000  # rows, from which on an autoencoder may
 NORMALS = 5  # in the mixture of a number of an autoregressive table
 MOST_LATENTS = 8
@@ -84,6 +86,9 @@ ROUND = 5  # iterations of EM between two looks at the validation rows
 ROUNDS_WITHOUT = 3  # of these without a gain, after which EM ends
 WIDE = 30  # columns of labels, above which each is not predicted by a pass of its own
 RIDGE = 0.3  # weight decay of logistic regressions, beside a learning rate of 0.01
+MINOR = 0.1  # share of a stack, below which a fit is not trained longer
+ITERATIONS = (10, 100)  # of EM, of a tree that a network corrects, at least and at most
+WORK = 4e8  # and what these take together: rows times columns times pairs of states
 ORDERS = 8  # of the columns, which one network learns where rows are few
 
 Builder = Callable[[Table, Tensor], DistributionModule]
@@ -509,7 +514,7 @@ class _Run:
             ):
                 return
             try:
-                found = self._round(names, number, left)
+                found = self._round(names, number, [left / len(names)] * len(names))
             except (KeyboardInterrupt, *FAILURES):
                 return  # what is there is a whole round for everyone
             for name, trial in zip(names, found, strict=True):
@@ -517,15 +522,16 @@ class _Run:
             self.folds = number + 1
 
     def _round(
-        self, names: list[str], rows: int | tuple[Tensor, Tensor], left: float
+        self, names: list[str], rows: int | tuple[Tensor, Tensor], shares: list[float]
     ) -> list[_Trial]:
+        """A fit of each within its share of the time, and what those before it have left over."""
         if is_asked(self.n_jobs):
-            return self._side_by_side(
-                _Run._trial, [(name, rows, left / len(names)) for name in names]
-            )
+            tasks = [(name, rows, share) for name, share in zip(names, shares, strict=True)]
+            return self._side_by_side(_Run._trial, tasks)
         found: list[_Trial] = []
         for place, name in enumerate(names):
-            share = (left - sum(each.seconds for each in found)) / (len(names) - place)
+            left = sum(shares) - sum(each.seconds for each in found)
+            share = left * shares[place] / sum(shares[place:])
             found.append(self._trial(name, rows, share))
         return found
 
@@ -614,13 +620,20 @@ class _Run:
     ) -> tuple[list[list[Tabular]], Tensor | None]:
         """Fits in all the time that is left, beside the last ones of a fold.
 
-        None of them was trained on the test rows, which end the training and give the weights.
+        Of those whose time was up, each in proportion to its part in the stack. None of them was
+        trained on the test rows, which end the training and give the weights.
         """
+        parts_of = dict(zip(names, self.stack(names)[1].tolist(), strict=True))
+        cut = [name for name in names if self.trials[name][-1].cut_short]
+        most = max(parts_of[name] for name in cut)
+        longer = [name for name in cut if parts_of[name] >= MINOR * most]
         left = self.left
-        if left < ALMOST * sum(self.trials[name][-1].seconds for name in names):
+        if left < ALMOST * sum(self.trials[name][-1].seconds for name in longer):
             return [], None
+        whole = sum(parts_of[name] for name in longer)
+        shares = [left * parts_of[name] / whole for name in longer]
         try:
-            found = self._round(names, (self.pool, test), left)
+            found = self._round(longer, (self.pool, test), shares)
         except (KeyboardInterrupt, *FAILURES):
             return [], None
         before = [self.trials[name][-1].model for name in names]
@@ -906,8 +919,8 @@ def portfolio(table: Table) -> dict[str, Candidate]:
 
     Where all columns are labels: a tree, trees of hidden states, mixtures of trees where no cells are
     missing. If these labels are many, complete, and of the same number of levels (a matrix of zeros
-    and ones), logistic regressions with a ridge penalty and masked autoencoders, with much dropout
-    where rows are few, in place of autoregressive tables.
+    and ones), a hidden tree that a network corrects, masked autoencoders, with much dropout where rows
+    are few, and there logistic regressions with a ridge penalty, in place of autoregressive tables.
 
     >>> import pandas
     >>> list(portfolio(Table.read(pandas.DataFrame({"a": [0.5, 1.5], "b": ["u", "v"]}))))[:3]
@@ -919,7 +932,7 @@ def portfolio(table: Table) -> dict[str, Candidate]:
     found = {"independent columns": _independent_columns(table)}
     if _all_labels(table):
         found |= _trees(table)
-    for count in (5, 20):
+    for count in _counts(table):
         found[f"mixture of {count}"] = Candidate(partial(_mixture, count=count), 0.02)
     if _is_matrix(table):
         found |= _masked(table)
@@ -933,6 +946,13 @@ def portfolio(table: Table) -> dict[str, Candidate]:
         found["Gaussian mixture"] = Candidate(_gaussians, em=True)
         found["neural spline flow"] = Candidate(lambda t, x: NSF(x.shape[1], hidden=(64,)), 2e-3)
     return found
+
+
+def _counts(table: Table) -> tuple[int, ...]:
+    """Of components of mixtures of independent columns."""
+    if _is_matrix(table):  # others do better, and steps of many columns take long
+        return (5,) if table.fields[0].facts.rows < SOME else (20,)
+    return (5, 20)
 
 
 def _tables(rows: int) -> dict[str, Candidate]:
@@ -949,7 +969,8 @@ def _tables(rows: int) -> dict[str, Candidate]:
 def _trees(table: Table) -> dict[str, Candidate]:
     """Trees of labels, and of states above them."""
     found = {"tree": Candidate(_tree, em=True)}
-    for states in (4, 16):
+    many = _is_matrix(table) and table.fields[0].facts.rows >= SOME
+    for states in (4,) if many else (4, 16):
         hidden = partial(_hidden_tree, states=states)
         found[f"hidden tree of {states}"] = Candidate(hidden, em=True)
     if not _has_gaps(table) and len(table.fields) < WIDE:  # each step finds all trees anew
@@ -960,16 +981,16 @@ def _trees(table: Table) -> dict[str, Candidate]:
 def _masked(table: Table) -> dict[str, Candidate]:
     """Autoregressive models of a matrix of labels, whose factors are all made in one pass."""
     rows = table.fields[0].facts.rows
-    few = rows < FEW
-    linear = partial(_made, hidden=[], dropout=0.0, orders=1)
+    found = {}
+    if rows < SOME:
+        linear = partial(_made, hidden=[], dropout=0.0, orders=1)
+        found["logistic regressions"] = Candidate(linear, 0.01, weight_decay=RIDGE)
+    found["corrected hidden tree"] = Candidate(_corrected_tree, 5e-3, weight_decay=0.05)
     dropping = partial(_made, hidden=[256], dropout=0.5, orders=ORDERS)
-    found = {
-        "logistic regressions": Candidate(linear, 0.01, weight_decay=RIDGE),
-        "masked autoencoder, dropout": Candidate(dropping, 5e-3, weight_decay=0.05),
-    }
-    if not few:
-        wide = partial(_made, hidden=[512], dropout=0.2, orders=1)
-        found["masked autoencoder"] = Candidate(wide, 5e-3, weight_decay=0.05)
+    found["masked autoencoder, dropout"] = Candidate(dropping, 5e-3, weight_decay=0.05)
+    if rows >= FEW:
+        wide = partial(_made, hidden=[1000], dropout=0.2, orders=1)
+        found["masked autoencoder"] = Candidate(wide, 2e-3, weight_decay=0.05)
     return found
 
 
@@ -1019,6 +1040,19 @@ def _independent_labels(table: Table, x: Tensor) -> DistributionModule:
 
 def _hidden_tree(table: Table, x: Tensor, states: int) -> DistributionModule:
     return HiddenChowLiu(states, _levels(table))
+
+
+def _corrected_tree(table: Table, x: Tensor) -> DistributionModule:
+    """The tree is fitted here, and held: training corrects it."""
+    states = 4
+    work = len(x) * x.shape[1] * states**2
+    iterations = max(ITERATIONS[0], min(ITERATIONS[1], round(WORK / work)))
+    tree = HiddenChowLiu(states, _levels(table))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "EM stopped after", RuntimeWarning)
+        seed = int(torch.randint(2**31, ()))
+        em(tree, x, max_iter=iterations, seed=seed, progress=False)
+    return CorrectedTree(tree.requires_grad_(False), [256], dropout=0.5, seed=seed)
 
 
 def _mixture_of_trees(table: Table, x: Tensor) -> DistributionModule:

@@ -93,6 +93,7 @@ GOOD = {
     "ChowLiu": lambda: {"levels": (2, 2, 3)},
     "MixtureOfTrees": lambda: {"components": 2, "levels": (2, 2, 3)},
     "HiddenChowLiu": lambda: {"states": 2, "levels": (2, 2, 3)},
+    "CorrectedTree": lambda: {"tree": pg.HiddenChowLiu(2, (2, 2, 3)), "hidden": [4]},
     "Factorized": lambda: {"dims": 3},
     "JointTable": lambda: {"dims": 3},
     "MarkovChain": lambda: {"dims": 3},

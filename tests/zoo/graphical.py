@@ -7,6 +7,7 @@ import torch
 from probgen import heads
 from probgen.models.bayesian_network import BayesianNetwork, LinearGaussian, ProbabilityTable
 from probgen.models.chow_liu import ChowLiu
+from probgen.models.corrected_tree import CorrectedTree
 from probgen.models.hidden_chow_liu import HiddenChowLiu
 from probgen.models.markov_random_field import MarkovRandomField, grid_edges
 from probgen.models.mixture_of_trees import MixtureOfTrees
@@ -98,6 +99,7 @@ GRAPHICAL: list[Member] = [
     Member("ChowLiu", tree, discrete_rows),
     Member("MixtureOfTrees", trees, discrete_rows),
     Member("HiddenChowLiu", hidden_tree, discrete_rows),
+    Member("CorrectedTree", lambda: CorrectedTree(hidden_tree(), [8]), discrete_rows),
     Member(
         "HiddenChowLiu of numbers",
         lambda: HiddenChowLiu(2, emission=heads.Gaussian(torch.nn.Linear(2, 6))),

@@ -6,7 +6,7 @@ node without parent uses row 0 alone, as if the state above it were 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import lru_cache, singledispatch
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from probgen.heads import distributions
 from probgen.heads.mixed import ColumnDistributions
 
 NEVER = -1e30  # in place of minus infinity, which has no gradient: sums of some stay finite
+SMALLEST = 1e-30  # in place of 0, which has no logarithm
 AT_ONCE = 2**22  # numbers of a message to all nodes
 
 
@@ -61,6 +62,43 @@ def depths(parents: tuple[int, ...]) -> tuple[Depth, ...]:
             "below themselves, or below none that exists"
         )
     return tuple(found)
+
+
+class Tour(NamedTuple):
+    """A walk over a tree along its edges, each node when it is reached first.
+
+    ``order``: the nodes. ``left``: for each of them those that the walk leaves for good before it,
+    the lowest first.
+    """
+
+    order: list[int]
+    left: list[list[int]]
+
+
+@lru_cache(maxsize=64)
+def tour(parents: tuple[int, ...]) -> Tour:
+    """The walk from each root (parent -1) that ends a branch before it begins the next.
+
+    >>> tour((-1, 0, 1, 0))
+    Tour(order=[0, 1, 2, 3], left=[[], [], [], [2, 1]])
+    """
+    children: list[list[int]] = [[] for _ in parents]
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            children[parent].append(node)
+    waiting = [node for node, parent in enumerate(parents) if parent < 0][::-1]
+    order: list[int] = []
+    left: list[list[int]] = []
+    path: list[int] = []
+    while waiting:
+        node = waiting.pop()
+        left.append([])
+        while path and path[-1] != parents[node]:
+            left[-1].append(path.pop())
+        path.append(node)
+        order.append(node)
+        waiting += children[node][::-1]
+    return Tour(order, left)
 
 
 class Messages(NamedTuple):
@@ -110,6 +148,11 @@ def collect(scores: Tensor, tables: Tensor, tree: Sequence[Depth]) -> Messages:
     assert below is not None
     total = total + below[..., 0].sum(0)
     return Messages(own[::-1], up[::-1], torch.where(total > NEVER / 2, total, -torch.inf))
+
+
+def _scaled(value: Tensor) -> Tensor:
+    """With 1 as the largest factor of each row."""
+    return value / value.detach().amax(-1, keepdim=True).clamp(min=SMALLEST)
 
 
 def _log(value: Tensor) -> Tensor:
@@ -226,6 +269,7 @@ class HiddenTree(BatchedDistribution):
             )
         self.emissions: Any = emissions
         self.states = states
+        self.parents = tuple(parents)
         self.log_tables = transition_logits.log_softmax(-1)
         self.entries = entries_of(emissions)
         self.tree = tuple(
@@ -258,6 +302,49 @@ class HiddenTree(BatchedDistribution):
             return self.collect(rows).log_p.reshape(lead)
         blocks = [self.collect(block).log_p for block in rows.split(self.max_rows)]
         return torch.cat(blocks).reshape(lead)
+
+    @property
+    def order(self) -> list[int]:
+        """The columns in the order of :meth:`predictions`, parents before those below them."""
+        return tour(self.parents).order
+
+    def predictions(self, rows: int) -> Generator[Tensor, Tensor, None]:
+        r"""Log probabilities of the labels of each column given those before it, one after the other.
+
+        .. math:: \log p(x_{o_t} = l \mid x_{o_1}, \dots, x_{o_{t-1}})
+
+        as ``(rows, L)``, in the order of :attr:`order`; after each the column's labels ``(rows,)``
+        are sent. The order walks along the edges of the tree, so that all columns together take a
+        time of D K² for a row: what is behind the edge to a branch that is done is one message.
+
+        Raises
+        ------
+        TypeError
+            Unless the columns are labels.
+        """
+        if not isinstance(self.entries, distributions.Categorical):
+            raise TypeError(
+                f"expected columns of labels, got {type(self.entries).__name__}; build the tree with "
+                "levels, or a CategoricalEmission"
+            )
+        tables = self.tables
+        labels = self.entries.logits.permute(1, 0, 2).exp()  # (D, K, L)
+        before: dict[int, Tensor] = {}  # of states given what was seen outside of the branch
+        seen: dict[int, Tensor] = {}  # of what was seen in the branch given states, up to a factor
+        for node, left in zip(*tour(self.parents), strict=True):
+            for done in left:
+                above = self.parents[done]
+                if above >= 0:
+                    seen[above] = _scaled(seen[above] * (seen.pop(done) @ tables[done].mT))
+            above = self.parents[node]
+            if above < 0:
+                before[node] = tables[node, 0].expand(rows, -1)
+            else:
+                weights = before[above] * seen[above]
+                weights = weights / weights.sum(-1, keepdim=True).clamp(min=SMALLEST)
+                before[node] = weights @ tables[node]
+            value = yield (before[node] @ labels[node]).clamp(min=SMALLEST).log()
+            seen[node] = labels[node].mT[value.long()]
 
     def collect(self, rows: Tensor) -> Messages:
         """What rows ``(n, D)`` tell of the states."""
