@@ -54,6 +54,7 @@ SHARE = 0.15  # of the rows for the leaderboard
 FOLDS = 5  # parts of the other rows, of which one is held out
 ROUNDS = 3  # of them that are held out, one after the other, where time allows it
 FIRST = 0.5  # of the time for the first fold of every candidate
+FIRST_OF_LABELS = 0.3  # of a matrix of labels, whose networks gain most where they are trained long
 MOST = 3  # families of a stack
 REFITS = 3  # of each of them to all rows, from different first parameters, where time allows it
 GAIN = 0.003  # nats a row that a family must add to a stack
@@ -429,7 +430,8 @@ class _Run:
 
     def screen(self) -> None:
         """One fit of every candidate."""
-        time_of_all = FIRST * self.budget
+        first = FIRST_OF_LABELS if _is_matrix(self.table) else FIRST
+        time_of_all = first * self.budget
         if is_asked(self.n_jobs):
             self._screen_side_by_side(time_of_all / len(self.plan))
             return
@@ -985,7 +987,11 @@ def _masked(table: Table) -> dict[str, Candidate]:
     if rows < SOME:
         linear = partial(_made, hidden=[], dropout=0.0, orders=1)
         found["logistic regressions"] = Candidate(linear, 0.01, weight_decay=RIDGE)
-    found["corrected hidden tree"] = Candidate(_corrected_tree, 5e-3, weight_decay=0.05)
+    narrow = partial(_corrected_tree, hidden=[256], dropout=0.5)
+    found["corrected hidden tree"] = Candidate(narrow, 5e-3, weight_decay=0.05)
+    if rows >= SOME:
+        large = partial(_corrected_tree, hidden=[1000], dropout=0.2)
+        found["corrected hidden tree, wide"] = Candidate(large, 2e-3, weight_decay=0.05)
     dropping = partial(_made, hidden=[256], dropout=0.5, orders=ORDERS)
     found["masked autoencoder, dropout"] = Candidate(dropping, 5e-3, weight_decay=0.05)
     if rows >= FEW:
@@ -1042,7 +1048,9 @@ def _hidden_tree(table: Table, x: Tensor, states: int) -> DistributionModule:
     return HiddenChowLiu(states, _levels(table))
 
 
-def _corrected_tree(table: Table, x: Tensor) -> DistributionModule:
+def _corrected_tree(
+    table: Table, x: Tensor, hidden: list[int], dropout: float
+) -> DistributionModule:
     """The tree is fitted here, and held: training corrects it."""
     states = 4
     work = len(x) * x.shape[1] * states**2
@@ -1052,7 +1060,7 @@ def _corrected_tree(table: Table, x: Tensor) -> DistributionModule:
         warnings.filterwarnings("ignore", "EM stopped after", RuntimeWarning)
         seed = int(torch.randint(2**31, ()))
         em(tree, x, max_iter=iterations, seed=seed, progress=False)
-    return CorrectedTree(tree.requires_grad_(False), [256], dropout=0.5, seed=seed)
+    return CorrectedTree(tree.requires_grad_(False), hidden, dropout=dropout, seed=seed)
 
 
 def _mixture_of_trees(table: Table, x: Tensor) -> DistributionModule:
