@@ -54,7 +54,7 @@ SHARE = 0.15  # of the rows for the leaderboard
 FOLDS = 5  # parts of the other rows, of which one is held out
 ROUNDS = 3  # of them that are held out, one after the other, where time allows it
 FIRST = 0.5  # of the time for the first fold of every candidate
-FIRST_OF_LABELS = 0.3  # of a matrix of labels, whose networks gain most where they are trained long
+FIRST_OF_LABELS = 0.3  # of many rows of a matrix of labels, whose networks gain by long training
 MOST = 3  # families of a stack
 REFITS = 3  # of each of them to all rows, from different first parameters, where time allows it
 GAIN = 0.003  # nats a row that a family must add to a stack
@@ -430,7 +430,8 @@ class _Run:
 
     def screen(self) -> None:
         """One fit of every candidate."""
-        first = FIRST_OF_LABELS if _is_matrix(self.table) else FIRST
+        many = _is_matrix(self.table) and len(self.pool) >= (1 - SHARE) * SOME
+        first = FIRST_OF_LABELS if many else FIRST
         time_of_all = first * self.budget
         if is_asked(self.n_jobs):
             self._screen_side_by_side(time_of_all / len(self.plan))

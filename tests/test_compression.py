@@ -93,6 +93,7 @@ CODED = {
     "VQVAE",
     "JointTable",
     "HiddenChowLiu",
+    "CorrectedTree",
     "Factorized",
     "MarkovChain",
     "MADE",

@@ -99,7 +99,11 @@ GRAPHICAL: list[Member] = [
     Member("ChowLiu", tree, discrete_rows),
     Member("MixtureOfTrees", trees, discrete_rows),
     Member("HiddenChowLiu", hidden_tree, discrete_rows),
-    Member("CorrectedTree", lambda: CorrectedTree(hidden_tree(), [8]), discrete_rows),
+    Member(
+        "CorrectedTree",
+        lambda: CorrectedTree(hidden_tree(), [8]),
+        lambda: (discrete_rows()[0].nan_to_num(),),
+    ),
     Member(
         "HiddenChowLiu of numbers",
         lambda: HiddenChowLiu(2, emission=heads.Gaussian(torch.nn.Linear(2, 6))),
