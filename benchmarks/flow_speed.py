@@ -3,15 +3,15 @@
 Sampling: the inverse of all layers without gradients, incremental here, one pass of the network per
 variable there. Training: one step of Adam on the mean negative log-density of a batch; here ``fit``
 (eager and compiled), there the loop that zuko's documentation shows. Every figure is a median over
-rounds in which the contestants take turns.
+rounds in which the contestants take turns; samplers are timed by the processor.
 
-    python benchmarks/flow_speed.py
+    OMP_NUM_THREADS=1 python benchmarks/flow_speed.py
+    OMP_NUM_THREADS=1 python benchmarks/flow_speed.py --only sampling --rounds 5
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -42,7 +42,7 @@ def sampling(name: str, dims: int, rows: int, rounds: int) -> None:
         "probgen": lambda: ours().sample((rows,)),
         "zuko": lambda: theirs().sample((rows,)),
     }
-    found = in_turns(contestants, rounds, clock=time.perf_counter)
+    found = in_turns(contestants, rounds)
     medians = {key: statistics.median(values) for key, values in found.items()}
     ratio = medians["zuko"] / medians["probgen"]
     figures = "  ".join(f"{key} {1e3 * value:8.1f} ms" for key, value in medians.items())
@@ -104,12 +104,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200, help="training steps per round")
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 1000], help="draws at once")
+    parser.add_argument("--only", choices=("sampling", "training"))
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    for rows in arguments.rows:
+    for rows in arguments.rows if arguments.only != "training" else ():
         for name in OURS:
             sampling(name, 64, rows, arguments.rounds)
-    for dims in (8, 64):
+    for dims in (8, 64) if arguments.only != "sampling" else ():
         for name in OURS:
             training(name, dims, 128, arguments.steps, arguments.rounds)
 

@@ -3,9 +3,13 @@
 Round trips in both precisions and far out, the same as by repeated passes, gradients.
 """
 
+import copy
+import warnings
+
 import pytest
 import torch
 import zuko
+from torch.autograd import forward_ad
 
 from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
 from probgen.distributions.flows.marginal_transform import Gaussianized
@@ -18,7 +22,7 @@ from probgen.distributions.flows.univariate import (
     Spline,
     SumOfSquares,
 )
-from probgen.models.autoregressive_flow import MAF, AutoregressiveFlow
+from probgen.models.autoregressive_flow import MAF, AutoregressiveFlow, AutoregressiveLayer
 from probgen.models.coupling_flow import CouplingFlow
 
 UNIVARIATE = [
@@ -142,6 +146,71 @@ def test_the_inverse_is_that_of_repeated_passes():
     peer = zuko.transforms.AutoregressiveTransform(ours.elements, passes=6)
     y = torch.randn(3, 9, 6, dtype=torch.double)
     torch.testing.assert_close(ours.inv(y), peer.inv(y))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"context": 2},
+        {"residual": True, "hidden": (16, 16), "context": 2},
+        {"activation": torch.nn.Tanh, "hidden": (7,)},
+        {"hidden": (3, 30, 5)},
+        {"order": torch.tensor([2, 0, 4, 1, 5, 3])},
+    ],
+    ids=str,
+)
+def test_values_alone_are_found_as_by_single_steps(options, dtype):
+    """NumPy's way, the one that gradients take, and the equation itself in double precision."""
+    torch.manual_seed(0)
+    layer = AutoregressiveLayer(6, Affine(), **options).to(dtype)
+    for parameter in layer.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    width = options.get("context", 0)
+    for lead in [(), (1,), (9,), (3, 4), (0,)]:
+        context = torch.randn(*lead, width, dtype=dtype) if width else None
+        transform, y = layer(context), 2 * torch.randn(*lead, 6, dtype=dtype)
+        x = transform.inv(y)
+        assert transform.solve(y) is not None and x.is_contiguous()
+        slack = {"atol": 50 * EXACT[dtype], "rtol": 50 * EXACT[dtype]}
+        torch.testing.assert_close(x, transform._one_by_one(y), **slack)
+        exact = copy.deepcopy(layer).double()(None if context is None else context.double())
+        back = exact(x.double()).to(dtype)
+        torch.testing.assert_close(back, y, **slack)
+
+
+@torch.no_grad()
+def test_a_row_that_is_not_finite_leaves_the_others_alone():
+    torch.manual_seed(0)
+    layer = AutoregressiveLayer(4, Affine(), hidden=(8, 8))
+    y = torch.randn(5, 4)
+    bad = y.clone()
+    bad[1, 0], bad[3, 2] = torch.nan, torch.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = layer().inv(bad)
+    torch.testing.assert_close(x[[0, 2, 4]], layer().inv(y)[[0, 2, 4]])
+    torch.testing.assert_close(x, layer()._one_by_one(bad), equal_nan=True)
+
+
+def test_transformed_functions_and_derivatives_take_the_single_steps():
+    """torch.func's tensors have no memory, and dual numbers carry more than values."""
+    torch.manual_seed(0)
+    layer = AutoregressiveLayer(4, Affine(), hidden=(8, 8)).double().requires_grad_(False)
+    transform, y = layer(), torch.randn(5, 4, dtype=torch.double)
+    expected = transform._one_by_one(y)
+    torch.testing.assert_close(torch.vmap(transform.inv)(y), expected)
+    ahead = torch.randn_like(y)
+    found, slope = torch.func.jvp(transform.inv, (y,), (ahead,))
+    torch.testing.assert_close(found, expected)
+    step = 1e-6 * ahead
+    difference = (transform.inv(y + step) - transform.inv(y - step)) / 2e-6
+    torch.testing.assert_close(slope, difference, atol=1e-7, rtol=1e-6)
+    with forward_ad.dual_level():
+        dual = forward_ad.unpack_dual(transform.inv(forward_ad.make_dual(y, ahead)))
+        torch.testing.assert_close(dual.tangent, slope)
 
 
 def test_gradients_pass_the_steps():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
@@ -16,6 +17,7 @@ from probgen.core.construction import Recorded
 from probgen.core.contexts import distribution_given
 from probgen.core.kinds import density_kind
 from probgen.core.module import DistributionModule, standard_normal
+from probgen.distributions.flows.array_steps import array_of, array_steps, only_values
 from probgen.distributions.flows.autoregressive_transform import AutoregressiveTransform
 from probgen.distributions.flows.flow import Pushforward
 from probgen.distributions.flows.univariate import (
@@ -29,6 +31,8 @@ from probgen.distributions.flows.univariate import (
 )
 from probgen.distributions.orderings import check_orders
 from probgen.nn.masked import Degrees, MaskedMLP
+
+NEAR = 10.0  # size of variables beyond which a network sees no difference
 
 
 class AutoregressiveLayer(Recorded, nn.Module):
@@ -82,8 +86,10 @@ class AutoregressiveLayer(Recorded, nn.Module):
         checks.context(context, self.context_size)
         elements = partial(self._elements, context)
         steps = partial(self._steps, context)
+        lines = self.univariate
+        solve = partial(self._solved, lines, context) if isinstance(lines, Affine) else None
         transform = AutoregressiveTransform(
-            elements, steps, self.network.turns[0].order, density_kind(self.univariate)
+            elements, steps, self.network.turns[0].order, density_kind(self.univariate), solve
         )
         return transform.inv if self.inverse else transform
 
@@ -98,14 +104,30 @@ class AutoregressiveLayer(Recorded, nn.Module):
         while True:
             raw = raw_values.send(_near((yield self.univariate(raw))))
 
+    def _solved(self, lines: Affine, context: Tensor | None, y: Tensor) -> Tensor | None:
+        """The inverse of straight lines in NumPy, where nothing but values is asked for."""
+        given = [] if context is None else [context]
+        if not only_values([y, *given, *self.network.parameters()]):
+            return None
+        with torch.no_grad():
+            layers = self.network.ordered(y.shape[:-1], context)
+        columns = array_of(y.reshape(-1, y.shape[-1]).mT.contiguous())
+        found = np.empty_like(columns)
+        with np.errstate(all="ignore"):  # NaN and infinite numbers pass
+            for variable, raw, value in array_steps(layers, columns.shape[1]):
+                x = found[variable]
+                lines.solve(raw, columns[variable], x)
+                np.minimum(np.maximum(x, -NEAR, out=value), NEAR, out=value)
+        return torch.from_numpy(found).mT.reshape(y.shape).contiguous()
+
 
 def _near(x: Tensor) -> Tensor:
-    """Variables as they enter the network: as if they were within [-10, 10].
+    """Variables as they enter the network: as if they were within ±:data:`NEAR`.
 
     A row far out in the tails does not meet extreme parameters, with which single precision could
     not find its way back.
     """
-    return x.clamp(-10, 10)
+    return x.clamp(-NEAR, NEAR)
 
 
 class AutoregressiveFlow(DistributionModule):

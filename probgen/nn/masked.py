@@ -249,6 +249,15 @@ class MaskedMLP(Recorded, nn.Module):
             value = yield raw.mT.view(*lead, self.outputs)
             known[0].append(value.reshape(rows, self.features).mT, self.features)
 
+    def ordered(self, lead: torch.Size, context: Tensor | None = None) -> OrderedMLP:
+        """The layers as :meth:`steps` goes through them, for networks with one order.
+
+        Without the weights from the inputs straight to the outputs.
+        """
+        turns = self.turns[0]
+        weights, biases, _ = self._maps(turns, lead, context, None)
+        return OrderedMLP(weights, biases, turns.order, turns.counts, self.adds, self.activation)
+
     def _plans(
         self, turns: UnitSchedule, lead: torch.Size, context: Tensor | None, index: Tensor | None
     ) -> list[Any]:
@@ -257,27 +266,37 @@ class MaskedMLP(Recorded, nn.Module):
         For the last layer, of each variable's outputs; at the end the weights from the inputs
         straight to these.
         """
+        weights, biases, direct = self._maps(turns, lead, context, index)
+        each = [self.outputs] * len(turns.order)
+        plans: list[Any] = []
+        for weight, bias, parts in zip(weights, biases, (*turns.counts, each), strict=True):
+            plans.append(list(zip(weight.split(parts), bias.split(parts), strict=True)))
+        return [*plans, () if direct is None else direct.split(each)]
+
+    def _maps(
+        self, turns: UnitSchedule, lead: torch.Size, context: Tensor | None, index: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+        """Weights and biases of each layer, its units in the order in which they become known.
+
+        At the end the weights from the inputs straight to the outputs, if any.
+        """
         *keeps, keep_direct = self._keeps_of(index)
         layers = [*self.hidden, self.last]
         maps = [layer.masked(keep) for layer, keep in zip(layers, keeps, strict=True)]
         weights = [weight for weight, _ in maps]
         biases = [bias.unsqueeze(-1) for _, bias in maps]
-        each = [self.outputs] * len(turns.order)
-        direct: Sequence[Tensor] = ()
+        direct = None
         if self.direct is not None:
             weight, bias = self.direct.masked(keep_direct)
-            direct = _columns(weight, turns.sorts[0]).split(each)
+            direct = _columns(weight, turns.sorts[0])
             biases[-1] = biases[-1] + bias.unsqueeze(-1)
         for layer, shown in ((0, self.context_in), (-1, self.context_out)):
             if shown is not None:
                 biases[layer] = biases[layer] + flat_rows(shown(context), lead).mT
         sorts = [*turns.sorts, None]
-        plans: list[Any] = []
-        for i, parts in enumerate((*turns.counts, each)):
-            weight = _columns(_rows(weights[i], sorts[i + 1]), sorts[i]).split(parts)
-            bias = _rows(biases[i], sorts[i + 1]).split(parts)
-            plans.append(list(zip(weight, bias, strict=True)))
-        return [*plans, direct]
+        weights = [_columns(_rows(w, sorts[i + 1]), sorts[i]) for i, w in enumerate(weights)]
+        biases = [_rows(b, sorts[i + 1]) for i, b in enumerate(biases)]
+        return weights, biases, direct
 
     def _degrees(self, index: Tensor) -> Degrees:
         """Those of one of the orders."""
@@ -337,6 +356,22 @@ class UnitSchedule(NamedTuple):
             for degree in degrees.chain(features, 1)[:-1]
         ]
         return cls(degrees.order.tolist(), counts, sorts)
+
+
+class OrderedMLP(NamedTuple):
+    """Layers of a masked network, their units in the order in which they become known.
+
+    ``weights`` ``(units, units before)`` and ``biases`` ``(units, 1)`` or ``(units, rows)``, the
+    outputs by the number of their variable; ``order`` and ``counts`` of the :class:`UnitSchedule`;
+    ``adds``: which hidden layers the layer before is added to.
+    """
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+    order: list[int]
+    counts: list[list[int]]
+    adds: list[bool]
+    activation: nn.Module
 
 
 class _KnownUnits:

@@ -61,6 +61,14 @@ class Affine:
         shift, log_scale = raw.unbind(-1)
         return AffineTransform(shift, log_scale.clamp(-self.limit, self.limit))
 
+    def solve(self, raw: numpy.ndarray, y: numpy.ndarray, out: numpy.ndarray) -> None:
+        """Writes the x with :math:`e^a x + b = y` to ``out``, ``(rows,)``; raw ``(2, rows)`` is lost."""
+        shift, log_scale = raw
+        numpy.maximum(log_scale, -self.limit, out=log_scale)
+        numpy.minimum(log_scale, self.limit, out=log_scale)
+        numpy.subtract(y, shift, out=out)
+        numpy.divide(out, numpy.exp(log_scale, out=log_scale), out=out)
+
 
 @dataclass(frozen=True)
 class Spline:
