@@ -81,6 +81,10 @@ def test_layers_tell_how_many_maps_their_weights_hold():
     }
     apart = nn.MultiheadAttention(4, 2, kdim=3, vdim=3)
     assert maps_of(nn.Sequential(nn.Linear(2, 2), apart)) == {}
+    for kind, gates in ((nn.GRU, 3), (nn.LSTMCell, 4)):
+        cells = kind(4, 2)
+        weights = [p for p in cells.parameters() if p.ndim > 1]
+        assert maps_of(cells) == {id(weight): gates for weight in weights}
     groups = muon(layer)(layer.parameters()).param_groups
     assert [(group["maps"], len(group["params"])) for group in groups] == [(1, 1), (2, 3), (0, 3)]
 

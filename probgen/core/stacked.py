@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+GATES = {(nn.GRU, nn.GRUCell): 3, (nn.LSTM, nn.LSTMCell): 4}
+
 
 @runtime_checkable
 class StacksMaps(Protocol):
@@ -24,14 +26,23 @@ class StacksMaps(Protocol):
 def maps_of(module: nn.Module) -> dict[int, int]:
     """How many maps each weight inside of a module holds, by its identity; one is left out.
 
+    Those of torch's own layers are known: attention has queries, keys and values, the gates of
+    recurrent networks are stacked.
+
     >>> attention = nn.MultiheadAttention(4, 2)
     >>> maps_of(attention) == {id(attention.in_proj_weight): 3}
     True
     """
     found: dict[int, int] = {}
     for layer in module.modules():
-        stacked = layer.stacked if isinstance(layer, StacksMaps) else {}
-        if isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
-            stacked = {"in_proj_weight": 3}
+        stacked = layer.stacked if isinstance(layer, StacksMaps) else _of_torch(layer)
         found |= {id(layer.get_parameter(name)): count for name, count in stacked.items()}
     return found
+
+
+def _of_torch(layer: nn.Module) -> Mapping[str, int]:
+    if isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
+        return {"in_proj_weight": 3}
+    gates = next((count for kinds, count in GATES.items() if isinstance(layer, kinds)), 0)
+    names = [name for name, _ in layer.named_parameters(recurse=False)] if gates else []
+    return {name: gates for name in names if name.startswith(("weight_ih", "weight_hh"))}
