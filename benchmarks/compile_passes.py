@@ -81,6 +81,7 @@ PARTS: dict[str, list[Change]] = {
     "hoisting: matrix-vector": [(broadcast_hoisting, "RULES", without_rules("mv"))],
     "hoisting: running sums": [(broadcast_hoisting, "RULES", without_rules("cumsum", "cumprod"))],
     "mask indices": [(passes, "index_masks", unchanged), (nuts_nutpie, "index_masks", unchanged)],
+    "column order": [(nuts_nutpie, "order_columns", unchanged)],
     "draws": [(m, "hoist_draws", lambda graph: []) for m in (tracing, batched_replay)],
     "draws: together": [(random_numbers, "SERIAL", 0)],
     "draws: discrete": [(batched_replay, "_split_draws", NOTHING)],
@@ -156,7 +157,7 @@ def potential(model: Callable[..., None], *data: Tensor) -> Built:
 
     class Kept(tracing.Compiled):
         def build(self, *examples: Tensor, library: bool = True) -> tracing.Compiled:
-            new(self.module.code)
+            new(self.module.code, [value.stride() for value in self.inputs(*examples)])
             made.append((self, examples))
             return super().build(*examples, library=library)
 

@@ -182,7 +182,7 @@ def nuts_numpyro(rows: int) -> Task:
 
 def draws_of(rows: int) -> int:
     """Draws of the longer run, fewer where each takes long."""
-    return min(5000, max(20, 10**7 // rows))
+    return min(20_000, max(20, 2 * 10**7 // rows))
 
 
 def of_a_gradient(run: Callable[[int], float], draws: int) -> Task:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from probgen.compile.broadcast_hoisting import hoist_broadcasts
+from probgen.compile.column_order import order_columns
 from probgen.compile.mask_indices import index_masks
 from probgen.compile.tracing import Compiled, NotCompilable, Portable, record_operations
 from probgen.core import checks
@@ -72,6 +73,7 @@ class Nutpie:
             raise NotCompilable(f"nutpie works in main memory, the model is on {example.device}")
         both = value_and_grad(log_density)
         recording = hoist_broadcasts(index_masks(record_operations(both, example)), example)
+        recording = order_columns(recording)
         # processes that it is sent to need a library
         return NutpieChain(self, Compiled(recording).build(example, library=are_sent()), example)
 
