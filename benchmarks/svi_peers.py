@@ -77,6 +77,7 @@ def probgen(problem: Problem, make: Callable[[], Any], **options: Any) -> Peer:
             "steps": steps,
             "batch_size": size,
             "optimizer": adam,
+            "drop_last": problem.batch is not None,  # whole batches, as the others have
             "verdict": False,
             "progress": False,
         }

@@ -55,6 +55,14 @@ SHAPED = {
         torch.linalg.solve_triangular(x[0, :3, :3].tril() + 3 * torch.eye(3), x[1], upper=False),
     ),
     "in place": lambda x: (x.clone().masked_fill_(x > 0, 1.0), x.exp().mul_(2).add_(x)),
+    "logarithms of truth": lambda x: ((x > 0).float().log(), (x == x).log(), x.exp().log()),
+    "one along a dim": lambda x: (
+        (x[:1] * 2).expand(5, 3, 4).exp().sum(0),
+        x[:, :1].expand(3, 6, 4).softmax(1).sum((0, 1)),
+        (x[0, 0, 0].expand(7, 2) + 1).amax(),
+        x[:, :, :1].expand(3, 3, 5).tril().prod(2) + x[:, :, :1].expand(3, 3, 5).cumsum(2).sum(2),
+        x[:1].expand(2, 3, 4).prod(0) + x[:1].expand(2, 3, 4).mean(0),
+    ),
     "numbers": lambda x: (x + torch.arange(4), torch.eye(3) + x[:, :, :3], torch.full((2,), 7.0)),
 }
 
@@ -413,7 +421,7 @@ def test_a_run_goes_on_where_another_has_stopped(tmp_path):
 
 @pytest.mark.slow
 def test_wrong_machine_code_is_not_used(monkeypatch, caplog):
-    monkeypatch.setitem(kernel_lowering.POINTWISE, "log", "log_({0}) * 1.1f")
+    monkeypatch.setitem(kernel_lowering.POINTWISE, "add", "({0} + {1}) * 1.1f")
     with (
         caplog.at_level(logging.WARNING, "probgen"),
         mock.patch.object(Compiled, "build", lambda graph, *examples, **how: graph),

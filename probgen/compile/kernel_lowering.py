@@ -50,7 +50,6 @@ POINTWISE = {
     "div": "{0} / {1}",
     "neg": "-{0}",
     "exp": "exp_({0})",
-    "log": "log_({0})",
     "log1p": "log1p_({0})",
     "expm1": "expm1_({0})",
     "sin": "sin_({0})",
@@ -214,6 +213,13 @@ class Lowering:
         """A formula of a value and others of no larger shape."""
         return self.elements(ref.shape, ref.dtype, text, (ref, *others))
 
+    def truth(self, node: Any) -> Ref | None:
+        """What a value is the number of, where that is true or false."""
+        if not isinstance(node, fx.Node) or not is_operation(node) or name_of(node) != "_to_copy":
+            return None
+        source: Any = node.args[0]
+        return self._values[source] if self._values[source].dtype == torch.bool else None
+
     def where(self, node: fx.Node, condition: Ref, one: Any, other: Any) -> Ref:
         return self.chosen(noted_shape(node), noted_dtype(node), condition, one, other)
 
@@ -252,8 +258,15 @@ class Lowering:
         if all(ref.shape[dim] == 1 for dim in over):
             value = ref if dtype == ref.dtype else self.elements(ref.shape, dtype, "{0}", (ref,))
             return value if keep else without(value, over)
+        count = 1
+        if name != "prod":  # elements that are one, as often as they come
+            idle = ref.idle() & over
+            count = math.prod(ref.shape[dim] for dim in idle)
+            ref = ref.narrowed(idle)
         start = bounded(start, dtype)
         value = self.program.fold(ref, sorted(over), dtype, how, literal(start, dtype))
+        if name == "sum" and count > 1:
+            value = self.like(value, "{0} * {1}", count)
         return value if keep else without(value, over)
 
 
@@ -397,6 +410,14 @@ def _masked_fill(low: Lowering, node: fx.Node, ref: Ref, mask: Ref, value: Any) 
     return low.where(node, mask, value, ref)
 
 
+@handles("log")
+def _log(low: Lowering, node: fx.Node, ref: Ref) -> Ref:
+    known = low.truth(node.args[0])
+    if known is None:
+        return low._computed(node, "log_({0})", (ref,))
+    return low.where(node, known, 0.0, -math.inf)
+
+
 @handles("pow")
 def _pow(low: Lowering, node: fx.Node, base: Any, exponent: Any) -> Ref:
     known = {2: "{0} * {0}", 1: "{0}", 0.5: "sqrt_({0})", -0.5: "1 / sqrt_({0})", -1: "1 / {0}"}
@@ -486,7 +507,7 @@ def _arange(low: Lowering, node: fx.Node, *args: Any, **kwargs: Any) -> Ref:
     if size == 1:
         return low.program.number(start, noted_dtype(node), (1,))
     begin, by = (literal(number, noted_dtype(node)) for number in (start, step))
-    return low.program.pointwise((size,), noted_dtype(node), lambda: f"{begin} + i0 * {by}", [])
+    return low.program.indexed((size,), noted_dtype(node), lambda: f"{begin} + i0 * {by}", [])
 
 
 @handles("eye")
@@ -517,7 +538,7 @@ def _indexed(
     row, column = (f"i{loops.index(dim)}" if dim in loops else "0" for dim in dims)
     test = condition(row, column)
     refs = [] if ref is None else [ref]
-    return low.program.pointwise(
+    return low.program.indexed(
         shape, dtype, lambda *read: f"{test} ? {read[0] if read else 1} : 0", refs
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -99,6 +99,16 @@ class Ref(NamedTuple):
         own = zip(self.shape, self.strides, strict=True)
         strides = (0,) * more + tuple(0 if size == 1 else stride for size, stride in own)
         return Ref(self.base, shape, strides, self.offset)
+
+    def idle(self) -> set[int]:
+        """The dims along which all elements are one."""
+        sizes = zip(self.shape, self.strides, strict=True)
+        return {dim for dim, (size, stride) in enumerate(sizes) if size != 1 and not stride}
+
+    def narrowed(self, dims: Iterable[int]) -> Ref:
+        """One element of each of these dims."""
+        shape = tuple(1 if dim in dims else size for dim, size in enumerate(self.shape))
+        return Ref(self.base, shape, self.strides, self.offset)
 
     def looped(self, dims: Sequence[int]) -> Ref:
         """Its elements by these dims, in the order of loops."""
@@ -220,7 +230,17 @@ class LoopProgram:
     def pointwise(
         self, shape: Shape, dtype: torch.dtype, text: Callable[..., str], refs: Sequence[Ref]
     ) -> Ref:
-        """``text(*elements)`` at every index."""
+        """``text(*elements)`` at every index; once along dims where no element differs."""
+        refs = [ref.spread(shape) for ref in refs]
+        if refs and (idle := set.intersection(*(ref.idle() for ref in refs))):
+            refs = [ref.narrowed(idle) for ref in refs]
+            return self.pointwise(refs[0].shape, dtype, text, refs).spread(shape)
+        return self.indexed(shape, dtype, text, refs)
+
+    def indexed(
+        self, shape: Shape, dtype: torch.dtype, text: Callable[..., str], refs: Sequence[Ref]
+    ) -> Ref:
+        """``text(*elements)`` at every index, which the text may name."""
         where, once = self._place(shape, refs)
         read = [self.element(ref, shape, where, once) for ref in refs]
         value = f"({TYPES[dtype]})({text(*read)})"
@@ -233,8 +253,10 @@ class LoopProgram:
 
     def fold(self, ref: Ref, dims: Sequence[int], dtype: torch.dtype, how: str, start: str) -> Ref:
         """Over some dims, which stay with one element."""
-        where, once = self._place(ref.shape, [ref])
         kept = tuple(1 if dim in dims else size for dim, size in enumerate(ref.shape))
+        if idle := ref.idle() - {*dims}:
+            return self.fold(ref.narrowed(idle), dims, dtype, how, start).spread(kept)
+        where, once = self._place(ref.shape, [ref])
         strides = laid_out(kept)
         own = tuple(strides[dim] for dim in loops_of(ref.shape))
         value = f"({TYPES[dtype]})({self.element(ref, ref.shape, where, once)})"
