@@ -6,6 +6,10 @@ thread; CPU time, as wall time tells more of what else runs). statsmodels fits b
 derivatives by differences, from its own start, with its exact diffuse start
 (``use_exact_diffuse=True``).
 
+On a core that others use too the likelihoods agree to 2e-8 and statsmodels, whose filter is
+compiled, is ahead in seconds, in the order below 3.4, 2.6, 1.2, 1.2, 1.8 and 2.9 times: a search
+takes 0.02 to 0.13 s here.
+
     pip install statsmodels pandas
     OMP_NUM_THREADS=1 python benchmarks/structural_series.py
 """

@@ -9,6 +9,7 @@ from torch.distributions import constraints
 
 import probgen as pg
 from probgen.core.drawn_together import drawn_together
+from probgen.infer.simulate import Unobserved
 
 Y = torch.tensor([0.3, -1.2, 2.0, 0.7])
 
@@ -159,3 +160,87 @@ def test_khat_of_a_posterior_is_small_either_way():
 
     for each in (guide, guide_in_python):
         assert pg.khat(pg.Program(model, each), Y, particles=100, seed=0).item() == 0.0
+
+
+def sum_of_rows(y):
+    """What follows from the rows takes them together, and so rows of all draws."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+    with pyro.plate("data", len(y)):
+        drawn = pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    pyro.deterministic("total", drawn.sum())
+
+
+def beside_each_other(y):
+    """Runs for several draws, and puts them in another place."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+    pyro.deterministic("pair", torch.stack([mu, 2 * mu]))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def walk(y):
+    """Each row is drawn about the one before it."""
+    before = pyro.sample("start", dist.Normal(0.0, 2.0))
+    for t in range(len(y)):
+        before = pyro.sample(f"y{t}", dist.Normal(before, 1.0), obs=y[t])
+
+
+def twice(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+    double = pyro.deterministic("double", 2 * mu)
+    pyro.deterministic("three", torch.tensor(3.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(double, 1.0), obs=y)
+
+
+FORWARD = {
+    "plain": (plain, True),
+    "local": (local, True),
+    "enumerated": (enumerated, True),
+    "from the left": (from_the_left, False),
+    "branches": (branches, False),
+    "sum of rows": (sum_of_rows, False),
+    "beside each other": (beside_each_other, False),
+    "walk": (walk, True),
+    "twice": (twice, True),
+}
+
+
+@pytest.mark.parametrize("name", list(FORWARD))
+def test_programs_that_draw_data_are_seen_through(name):
+    model, takes = FORWARD[name]
+    torch.manual_seed(0)
+    gen = guided(model, autoguide.AutoNormal)
+    batch = gen.settle((Y,))
+    state = torch.get_rng_state()
+    with drawn_together(gen, batch, Unobserved()(gen.model)):
+        assert gen.vectorized == takes
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["walk", "twice", "branches", "sum of rows"])
+def test_moments_of_simulated_data_are_right_either_way(name):
+    """Means are 0, and variances those of sums of independent terms."""
+    model, _ = FORWARD[name]
+    torch.manual_seed(0)
+    gen = pg.Program(model, autoguide.AutoNormal(model))
+    groups = ["prior_predictive"]
+    found = pg.to_arviz(gen, Y, draws=600, groups=groups, seed=1).prior_predictive
+    draws = found["y3"] if name == "walk" else found["y"][..., 3]
+    variance = {"walk": 4 + 4, "twice": 16 + 1, "branches": 4 + 2.5}.get(name, 4 + 1)
+    assert float(draws.mean()) == pytest.approx(0, abs=4 * (variance / 600) ** 0.5)
+    assert float(draws.var()) == pytest.approx(variance, rel=4 * (2 / 600) ** 0.5)
+
+
+def test_simulated_data_go_with_the_simulated_parameters():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1e-3), obs=y)
+
+    gen = pg.Program(model, autoguide.AutoNormal(model))
+    found = pg.to_arviz(gen, Y, draws=50, groups=["prior", "prior_predictive"], seed=0)
+    mu, y = found.prior["mu"].values, found.prior_predictive["y"].values
+    assert y == pytest.approx(mu[..., None].repeat(len(Y), -1), abs=0.01)
+    assert len(set(mu.ravel().tolist())) == 50
+    assert len(set(y.ravel().tolist())) == 50 * len(Y)

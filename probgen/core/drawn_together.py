@@ -17,8 +17,10 @@ from probgen.core.runtime import as_guide, evaluating, isolated
 from probgen.core.sites import (
     Sites,
     density_sites,
+    is_deterministic,
     is_enumerated,
     latent_sites,
+    sample_sites,
     shape_of,
     unwrapped,
 )
@@ -26,6 +28,7 @@ from probgen.core.sites import (
 if TYPE_CHECKING:
     from probgen.core.module import GenerativeModel
 
+Model = Callable[..., Any]
 Numbers = dict[str, Tensor]
 Draws = dict[str, Tensor]
 TRIED = (3, 5, 7, 11, 13)  # draws of a trial: so many as no tensor of the program has entries
@@ -33,13 +36,16 @@ RELATIVE = 1e-4  # by which densities may differ, beside what rounding explains
 
 
 @contextmanager
-def drawn_together(gen: GenerativeModel, batch: tuple) -> Iterator[None]:
+def drawn_together(gen: GenerativeModel, batch: tuple, *forward: Model) -> Iterator[None]:
     """Inside the block a program that takes several draws in one run counts as vectorized.
 
     A pair may be written for one draw at a time. Whether it takes several in a plate to the left
     of its own plates is seen by a few draws made so: each of them, put through the pair by itself,
     has to have the same densities, of the model, of the guide and of each row. Otherwise, and where
     the pair fails, nothing changes. Torch's random state is left as it was.
+
+    ``forward``: programs that are run without a guide inside the block, and are tried as well. Then
+    what follows from draws (deterministic sites) has to be the same, too.
 
     >>> import pyro
     >>> import pyro.distributions as dist
@@ -54,7 +60,7 @@ def drawn_together(gen: GenerativeModel, batch: tuple) -> Iterator[None]:
     >>> gen.vectorized
     False
     """
-    if gen.vectorized or not isinstance(gen, Program) or not _takes_several(gen, batch):
+    if gen.vectorized or not isinstance(gen, Program) or not _takes_several(gen, batch, forward):
         yield
         return
     gen.vectorized = True
@@ -65,40 +71,46 @@ def drawn_together(gen: GenerativeModel, batch: tuple) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _takes_several(gen: Program, batch: tuple) -> bool:
+def _takes_several(gen: Program, batch: tuple, forward: tuple[Model, ...]) -> bool:
     try:
         with isolated(), evaluating(), torch.random.fork_rng(_devices(batch)):
-            return _agrees(gen, batch)
+            pairs = [(gen.model, _guide_of(gen, batch))]
+            pairs += [(each, _drawing(each, batch)) for each in forward]
+            return all(_agrees(gen, *pair, batch, bool(forward)) for pair in pairs)
     except Exception:  # whatever a program does with dims that it does not know
         return False
 
 
-def _agrees(gen: Program, batch: tuple) -> bool:
-    """Whether draws made in one run have the densities that they have one by one."""
-    guide = _guide_of(gen, batch)
+def _agrees(gen: Program, of: Model, guide: Model, batch: tuple, determined: bool) -> bool:
+    """Whether draws made in one run have the densities that they have one by one.
+
+    And, if asked, whether the same follows from them.
+    """
     once = poutine.trace(guide).get_trace(*batch)
     shapes = {name: shape_of(site) for name, site in _drawn(once).items()}
     if not shapes:
         return False
-    model = poutine.trace(poutine.replay(gen.model, trace=once)).get_trace(*batch)
+    model = poutine.trace(poutine.replay(of, trace=once)).get_trace(*batch)
+    following = _following(model) if determined else {}
     used = {size for trace in (once, model) for value in _tensors(trace) for size in value.shape}
     count = next((count for count in TRIED if count not in used), None)
     if count is None:
         return False
-    many = read(gen.model, guide, batch, count, gen.max_plate_nesting)
+    many = read(of, guide, batch, count, gen.max_plate_nesting)
     drawn = _drawn(many.guide)
     values = {name: drawn[name]["value"].reshape(count, *shape) for name, shape in shapes.items()}
-    together = _numbers(many, gen.plate, count)
+    together = _numbers(many, gen.plate, count) | _told(many, following, count)
     together |= {f"value of {name}": value for name, value in values.items()}
     for draw in range(count):
         alone = read(
-            gen.model,
+            of,
             _replayed(guide, once, {name: value[draw] for name, value in values.items()}),
             batch,
             None,
             gen.max_plate_nesting,
         )
-        one = _numbers(alone, gen.plate, 1) | {
+        one = _numbers(alone, gen.plate, 1) | _told(alone, following, 1)
+        one |= {
             f"value of {name}": _value(alone.guide.nodes[name]).reshape(1, *shape)
             for name, shape in shapes.items()
         }
@@ -122,6 +134,30 @@ def _replayed(guide: Callable[..., Any], once: poutine.Trace, values: Draws) -> 
             site["value"] = value.reshape(_value(site).shape)
     replayed: Callable[..., Any] = poutine.replay(guide, trace=given)
     return replayed
+
+
+def _following(model: poutine.Trace) -> dict[str, torch.Size]:
+    """Shapes of what follows from draws."""
+    sites = sample_sites(model).items()
+    return {name: shape_of(site) for name, site in sites if is_deterministic(site)}
+
+
+def _told(reading: Reading, following: Mapping[str, torch.Size], count: int) -> Numbers:
+    """What followed, ``(count, *shape)`` each; what no draw changes is repeated."""
+    values = {name: _value(reading.model.nodes[name]) for name in following}
+    return {
+        f"value of {name}": value.expand(count, *shape)
+        if value.shape == (shape := following[name])
+        else value.reshape(count, *shape)
+        for name, value in values.items()
+    }
+
+
+def _drawing(model: Model, batch: tuple) -> Model:
+    """A model as the guide of itself: it draws all that the model draws."""
+    drawn = _drawn(poutine.trace(model).get_trace(*batch))
+    own: Model = poutine.block(model, expose=list(drawn))
+    return own
 
 
 def _drawn(trace: poutine.Trace) -> Sites:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyro import poutine
 from torch import Tensor
 
 from probgen.core import checks
+from probgen.core.drawn_together import drawn_together
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
 from probgen.core.seeds import Seed, takes_seed
@@ -23,6 +26,7 @@ from probgen.infer.draws import as_chains
 from probgen.infer.given import GivenDraws, model_trace
 from probgen.infer.mcmc import Chains, as_program
 from probgen.infer.posterior import predictive, prior_predictive
+from probgen.infer.simulate import Unobserved
 
 if TYPE_CHECKING:
     import arviz
@@ -42,6 +46,7 @@ class Groups:
     names: Mapping[str, tuple[str, ...]]
     draws: int
     max_rows: int
+    wanted: Collection[str]
     chains: Chains | None = None
 
     def posterior(self) -> dict[str, Labeled]:
@@ -75,6 +80,15 @@ class Groups:
 
     def prior_predictive(self) -> dict[str, Labeled]:
         return self._forward(self._observed)
+
+    @cached_property
+    def _simulated(self) -> dict[str, Tensor]:
+        """Draws of the program run forward, of what is wanted of it: the groups go together."""
+        parts = {"prior": latent_sites(self.probe), "prior_predictive": self._observed}
+        sites = [name for group, part in parts.items() if group in self.wanted for name in part]
+        return prior_predictive(
+            self.gen, *self.batch, draws=self.draws, sites=sites, max_rows=self.max_rows
+        )
 
     def log_likelihood(self) -> dict[str, Labeled]:
         dims = (*SAMPLE_DIMS, self.gen.plate)
@@ -113,14 +127,11 @@ class Groups:
         )
 
     def _forward(self, sites: Collection[str]) -> dict[str, Labeled]:
-        if not sites:
-            return {}
-        values = prior_predictive(
-            self.gen, *self.batch, draws=self.draws, sites=sites, max_rows=self.max_rows
-        )
-        return self._labeled({name: value[None] for name, value in values.items()})
+        return self._labeled({name: self._simulated[name][None] for name in sites})
 
 
+SIMULATED = ("posterior_predictive", "prior", "prior_predictive")
+FEW = 20  # draws that take no longer one by one than a trial of several
 GROUPS = {
     "posterior": Groups.posterior,
     "posterior_predictive": Groups.posterior_predictive,
@@ -247,12 +258,15 @@ def to_arviz(
         sampled = from_guide(gen, batch, draws, particles, max_rows, wanted)
     else:
         sampled = from_chains(gen, batch, _as_drawn(given, probe), particles, max_rows, wanted)
-    found = Groups(gen, batch, probe, sampled, names, draws, max_rows, given)
+    found = Groups(gen, batch, probe, sampled, names, draws, max_rows, wanted, given)
+    simulates = any(name in wanted for name in SIMULATED) and draws > FEW
     attrs = {"inference_library": "probgen", "modeling_interface": "pyro"}
     attrs["draws_of"] = "guide" if given is None else "posterior"
     if sampled.points:
         attrs["point_estimate"] = ", ".join(sampled.points)
-    return container(_computed(found, wanted, strict=groups is not None), coords, attrs)
+    with drawn_together(gen, batch, Unobserved()(gen.model)) if simulates else nullcontext():
+        computed = _computed(found, wanted, strict=groups is not None)
+    return container(computed, coords, attrs)
 
 
 def _computed(
