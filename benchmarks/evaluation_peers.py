@@ -5,8 +5,9 @@ Probgen beside NumPyro with ArviZ.
 A mean-field guide of the same model and data is fitted by each peer, which is not timed. Then k-hat
 of the guide, leave-one-out and all groups of ArviZ are computed twice from 1,000 draws: the first
 call has tracing and compiling in it, the second one has not. probgen's program is not vectorized by
-hand: it is tried whether it takes several draws in one run. NumPyro is measured as its documentation has it (`Predictive`,
-`log_likelihood`, in parallel) and with each step under `jax.jit`. Local latents are integrated out
+hand: it is tried whether it takes several draws in one run. NumPyro is measured as its
+documentation has it (`Predictive`, `log_likelihood`, in parallel) and with each step under
+`jax.jit`. Local latents are integrated out
 of probgen's log-likelihoods, with 16 draws each, and kept at their draws in NumPyro's. Peers take
 turns in processes of their own, imports are not counted, the table has medians over the rounds.
 

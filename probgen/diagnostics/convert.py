@@ -178,6 +178,8 @@ def to_arviz(
     and where there are several the joint one beside them, ``"joint"``. Where rows have no density
     of their own, log p and log q are those of the whole draw.
 
+    Each draw of ``prior_predictive`` is made from the draw of ``prior`` at the same place.
+
     Of a point estimate there are no log p and log q; the attribute ``point_estimate`` of all groups
     names its sites.
 
