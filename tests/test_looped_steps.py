@@ -15,6 +15,7 @@ from probgen.compile import kernel_lowering
 from probgen.compile.kernel_lowering import Lowering, NotLowered, check_small, viewed
 from probgen.compile.kernel_program import Buffer, Ref, contiguous
 from probgen.compile.kernel_rolling import Family, Roll, Rolling, rolls, unit
+from probgen.compile.random_numbers import Draw, Pool
 from probgen.compile.tracing import Compiled, record_operations
 from probgen.core.program import Program
 from probgen.train.fit import adam, fit
@@ -469,3 +470,34 @@ def test_what_is_not_finite_leaves_the_last_good_state():
         both.append((error.value.history.steps, [p.detach().clone() for p in gen.parameters()]))
     assert both[0][0] == both[1][0] > 8
     torch.testing.assert_close(both[0][1], both[1][1], rtol=1e-3, atol=1e-3)
+
+
+DRAWN = {
+    "small alike": [((3,), "normal_"), ((2, 2), "normal_"), ((), "normal_")],
+    "small and large": [((3,), "normal_"), ((20,), "normal_"), ((), "normal_"), ((4,), "normal_")],
+    "many small": [((9,), "normal_"), ((8,), "normal_"), ((2, 16), "normal_"), ((5,), "normal_")],
+    "others": [((3,), "uniform_"), ((3,), "normal_"), ((40,), "exponential_"), ((2,), "uniform_")],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("kinds", DRAWN.values(), ids=DRAWN)
+@pytest.mark.parametrize("runs", [1, 2, 7])
+def test_draws_of_many_runs_are_those_of_one_after_the_other(kinds, runs):
+    cpu = torch.device("cpu")
+    draws = [
+        Draw(shape, torch.empty(shape).stride(), torch.float32, cpu, fill, ())
+        for shape, fill in kinds
+    ]
+    for shape in ((3, 7), (3, 2)):  # lying the other way round
+        draws += [draw._replace(shape=shape, stride=(1, 3)) for draw in draws[:1]]
+    torch.manual_seed(0)
+    expected = [draw() for _ in range(runs) for draw in draws]
+    pool = Pool(draws, runs)
+    torch.manual_seed(0)
+    pool.refill()
+    found = [tensor for run in pool.tensors for tensor in run]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    places = [tensor.data_ptr() for tensor in found]
+    assert pool.addresses().flatten().tolist() == places

@@ -106,7 +106,7 @@ class Loop:
         self.kernel = kernel
         self._closed_over = closed_over
         self._pool = pool
-        self._draws = torch.tensor([_places(row) for row in pool.tensors], dtype=torch.int64)
+        self._draws = pool.addresses()
 
     def __call__(self, state: Sequence[Tensor], each: Iterable[Sequence[Tensor]]) -> Tensor:
         """The results of the steps, a row for each; where one fails, none has been made."""

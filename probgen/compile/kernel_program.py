@@ -8,6 +8,7 @@ whose elements lie side by side: compilers compute several of these at once.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -425,8 +426,9 @@ class LoopProgram:
         text = f"{_at(base, spot)} = ({TYPES[base.dtype]})({read});"
         self._groups[once][where].lines.append(Statement(text))
 
+    @functools.cached_property
     def _rolling(self) -> tuple[list[list[str]], Rolling]:
-        """The texts of the loops of a step, and which of them repeat."""
+        """The texts of the loops of a step, and which of them repeat, once all of them are there."""
         groups = self._groups[False]
         texts = [[*(group.own or _nest(group))] for group in groups]
         buffers = {buffer.name: buffer for buffer in self._buffers}
@@ -441,7 +443,7 @@ class LoopProgram:
     @property
     def loops(self) -> int:
         """How many loop nests there are, which is what compiling takes its time for."""
-        _, rolling = self._rolling()
+        _, rolling = self._rolling
         groups = [*self._groups[True], *(self._groups[False][place] for place in rolling.loops)]
         return sum(bool(group.shape or group.own) for group in groups)
 
@@ -455,7 +457,7 @@ class LoopProgram:
 
     def source(self) -> tuple[str, int]:
         """The function in C++, and the bytes of memory that it needs."""
-        texts, rolling = self._rolling()
+        texts, rolling = self._rolling
         memory, size = self._memory(rolling.families)
         kinds = {buffer.name: TYPES[buffer.dtype] for buffer in self._buffers}
         kinds = {family.name: kinds[family.members[0]] for family in rolling.families}

@@ -8,6 +8,7 @@ small draws filled together, and several steps in one call, which stands on it, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -64,7 +65,17 @@ class Draw(NamedTuple):
             self.fill == "normal_"
             and self.device.type == "cpu"
             and torch.Size(self.shape).numel() < SERIAL
+            and self.contiguous
         )
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether its elements lie in their order."""
+        return torch.empty(self.shape, device="meta").stride() == tuple(self.stride)
+
+
+# a method that fills, its numbers, what it fills, and where that is copied to
+Call = tuple[Any, tuple, Tensor, Tensor | None]
 
 
 class Pool:
@@ -81,44 +92,71 @@ class Pool:
     runs : int
         Number of runs.
 
-    Attributes
-    ----------
-    tensors : list of list of Tensor
-        The draws of each run; :meth:`refill` changes them in place.
+    >>> draw = Draw((2,), (1,), torch.float32, torch.device("cpu"), "normal_", ())
+    >>> pool = Pool([draw, draw], runs=3)
+    >>> pool.refill()  # changes all of them in place
+    >>> len(pool.tensors), len(pool.tensors[0]), pool.addresses().shape
+    (3, 2, torch.Size([3, 2]))
     """
 
     def __init__(self, draws: Sequence[Draw], runs: int):
-        self.tensors = [[draw.empty() for draw in draws] for _ in range(runs)]
-        every = [(draw, run, place) for run in range(runs) for place, draw in enumerate(draws)]
-        self._work: list[Any] = []
-        for (serial, *_), group in groupby(
-            every, key=lambda entry: (entry[0].serial, *entry[0][2:])
-        ):
-            entries = list(group)
-            if serial:
-                self._work.append(self._together(entries))
-            else:
-                self._work += [
-                    (draw, self.tensors[run][place], None) for draw, run, place in entries
-                ]
-
-        # looked up once: a step may take as long as a few such looks
-        self._calls = [
-            (getattr(tensor, draw.fill), draw.numbers, tensor, target)
-            for draw, tensor, target in self._work
+        self._runs = runs
+        # of each draw the memory of all runs, as one tensor where it can be
+        self._parts: list[Tensor | list[Tensor]] = []
+        groups = [
+            [*group] for _, group in groupby(draws, key=lambda draw: (draw.serial, *draw[2:]))
         ]
+        if len(groups) == 1 and draws[0].serial:
+            self._calls = [self._together(draws, 1, runs)[0]]
+            return
+        work = []
+        for group in groups:
+            if group[0].serial:
+                work.append(self._together(group, runs, 1))
+            else:
+                work += [self._alone(draw) for draw in group]
+        # looked up once: a step may take as long as a few such looks
+        self._calls = [call for of_run in zip(*work, strict=True) for call in of_run]
 
-    def _together(self, entries: list[tuple[Draw, int, int]]) -> tuple[Draw, Tensor, Tensor]:
-        """Lays the tensors of neighbors into one vector.
+    def _alone(self, draw: Draw) -> list[Call]:
+        """Of one draw, run by run."""
+        if draw.device.type != "cpu" or not draw.contiguous:
+            rows = [draw.empty() for _ in range(self._runs)]
+            self._parts.append(rows)
+        else:
+            stacked = torch.empty((self._runs, *draw.shape), dtype=draw.dtype)
+            self._parts.append(stacked)
+            rows = [*stacked.unbind()]
+        return [(getattr(row, draw.fill), draw.numbers, row, None) for row in rows]
 
-        And gives it with the place where it is drawn.
-        """
-        first = entries[0][0]
-        sizes = [torch.Size(draw.shape).numel() for draw, *_ in entries]
-        values = torch.empty(sum(sizes), dtype=first.dtype)
-        for (draw, run, place), part in zip(entries, values.split(sizes), strict=True):
-            self.tensors[run][place] = part.view(draw.shape)
-        return first, torch.empty(2 * len(values), dtype=first.dtype)[::2], values
+    def _together(self, draws: Sequence[Draw], fills: int, runs: int) -> list[Call]:
+        """Of neighbors, each of so many times as one vector for so many runs."""
+        sizes = [torch.Size(draw.shape).numel() for draw in draws]
+        values = torch.empty(self._runs, sum(sizes), dtype=draws[0].dtype)
+        for draw, part in zip(draws, values.split(sizes, 1), strict=True):
+            self._parts.append(part.view(self._runs, *draw.shape))
+        numbers = draws[0].numbers
+        if runs * sum(sizes) < SERIAL:
+            return [(row.normal_, numbers, row, None) for row in values.view(fills, -1).unbind()]
+        drawn = torch.empty(2 * runs * sum(sizes), dtype=values.dtype)[::2]
+        return [(drawn.normal_, numbers, drawn, row) for row in values.view(fills, -1).unbind()]
+
+    @functools.cached_property
+    def tensors(self) -> list[list[Tensor]]:
+        """The draws of each run."""
+        parts = [part.unbind() if torch.is_tensor(part) else part for part in self._parts]
+        return [[part[run] for part in parts] for run in range(self._runs)]
+
+    def addresses(self) -> Tensor:
+        """Where they lie, ``(runs, draws)``."""
+        places = torch.empty(self._runs, len(self._parts), dtype=torch.int64)
+        for column, part in zip(places.unbind(1), self._parts, strict=True):
+            if torch.is_tensor(part):
+                apart = part.stride(0) * part.element_size()
+                column.copy_(part.data_ptr() + apart * torch.arange(self._runs))
+            else:
+                column.copy_(torch.tensor([tensor.data_ptr() for tensor in part]))
+        return places
 
     def refill(self) -> None:
         """Draws anew."""
