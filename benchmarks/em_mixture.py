@@ -18,6 +18,10 @@ processor, and the largest error in nats beside torch's own distributions in flo
     python benchmarks/em_mixture.py --only score --rows 1000000
 
 Peers that are not installed (pip install pomegranate) are left out.
+
+On one core that others use too (OMP_NUM_THREADS=1), float32 / float64: EM 15.4 / 12.5 times as fast
+as scikit-learn (--only speed --repeats 3); log densities of 1,000,000 rows, checks included, in 1.02
+/ 1.02 of an E-step, 13.6 / 10.8 times as fast as scikit-learn, with errors of 9e-5 / 2e-13 nats.
 """
 
 from __future__ import annotations

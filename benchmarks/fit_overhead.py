@@ -7,6 +7,11 @@ interleaved; the table gives medians and the ratio to a hand-written torch loop 
 Set-up (trainers, data loaders) is not timed. Peers whose libraries are not there are left out.
 
     python benchmarks/fit_overhead.py --rounds 5
+
+On one core that others use too (OMP_NUM_THREADS=1, 5 rounds): 1.27 times the loop by hand (median
+of paired ratios 1.32), Pyro 1.73. The aim was 1.10. In seconds of the processor a step takes 1.7 ms
+more than the 6.1 of the loop: 0.8 of Python and of starting operations, as with networks of four
+units; the rest are the norm of the gradient, two changes of sign as large as the batch, and caches.
 """
 
 from __future__ import annotations

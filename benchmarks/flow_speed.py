@@ -7,6 +7,9 @@ rounds in which the contestants take turns; samplers are timed by the processor.
 
     OMP_NUM_THREADS=1 python benchmarks/flow_speed.py
     OMP_NUM_THREADS=1 python benchmarks/flow_speed.py --only sampling --rounds 5
+
+On one core that others use too the sampling of 64 dims, MAF / NSF: of 100 rows 10.5 / 10.5 times as
+fast as zuko's (between 9.9 and 12.9 for MAF in several runs), of 1,000 rows 27 / 53 times.
 """
 
 from __future__ import annotations
