@@ -281,6 +281,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
         data=sequences(),
         steps=50,
         lr=0.02,
+        more=10,
         pair=lambda: hmm_pair(ForwardLoop),
         forms={"product": lambda: hmm_pair(ForwardProduct)},
         slow_forms={"parallel scan": lambda: hmm_pair(parallel_scan)},

@@ -31,7 +31,9 @@ from probgen.core.private_torch import is_operation, operation_of
 # has not been measured. A step of a mixture of 12,000 rows takes 0.15 ms, and 1.4 by inductor
 ELEMENTS = 2**17
 PRODUCTS = 2**16
-WHOLE = 2**22
+WHOLE = 2**24
+# what some functions count as, of which libraries have vectors and kernels do not
+DEAR = 16
 # what is larger would be shared by threads elsewhere
 SHARED = 2**14
 # products of a matrix product that are one formula for each element
@@ -380,6 +382,8 @@ def _size(node: fx.Node, given: dict[fx.Node, Tensor]) -> int:
             raise NotLowered("a product of matrices is large")
     if value.numel() > ELEMENTS or value.dtype not in TYPES:
         raise NotLowered(f"{name} gives many numbers, or {value.dtype}")
+    if name == "lgamma" or (name == "pow" and not isinstance(node.args[1], int | float)):
+        size *= DEAR
     return 0 if value.numel() and name in _FREE else size
 
 
