@@ -15,10 +15,15 @@
 Each figure is from a process of its own, in which a thousand rows of the same were done before: seconds
 of the processor, and the peak of memory less what was held when the rows were there. Slopes are those of
 the logarithms over the last two decades measured: 1 where cost is in proportion to rows. A peer that
-would take longer than ``--patience`` seconds, by the size before, is left out from there on.
+would take longer than ``--patience`` seconds, by the size before, is left out from there on. What
+``--results`` has already is not measured again.
+
+Measured on one core that other work used too (EM, fit and elimination in one run, scoring, HMM and NUTS
+in later ones, once they had been mended): see the picture and the table at the end of
+``docs/benchmarks.md``.
 
     pip install scikit-learn zuko hmmlearn numpyro pgmpy
-    python benchmarks/scale/growth.py --picture docs/growth.png
+    python benchmarks/scale/growth.py --results growth.json --picture docs/growth.png
     python benchmarks/scale/growth.py --sizes 1e3 2e3 --works EM scoring       # does it run
 """
 
@@ -30,6 +35,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +44,7 @@ import torch
 from launching import as_script, tell, workers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import command_line, forget_peak, resident, seconds
+from common import command_line, forget_peak, kept, resident, seconds
 
 SIZES = (1e3, 1e4, 1e5, 1e6, 1e7)
 WARM = 1000
@@ -252,7 +258,7 @@ WORKS: dict[str, dict[str, Callable[[int], Task]]] = {
     "NUTS": {"probgen": nuts_probgen, "NumPyro": nuts_numpyro},
     "elimination": {"probgen": elimination_probgen, "pgmpy": elimination_pgmpy},
 }
-UNITS = {"fit": "of a step", "NUTS": "of a gradient"}
+TITLES = {"fit": "a step of fit", "NUTS": "a gradient of NUTS"}
 
 
 class Cost(NamedTuple):
@@ -280,18 +286,16 @@ def work(processes: int, name: str, peer: str, rows: int) -> None:
     tell(None, seconds=whole if unit is None else unit, memory=memory, whole=whole)
 
 
-def climb(name: str, peer: str, sizes: list[int], patience: float) -> list[Cost]:
+def climb(name: str, peer: str, sizes: list[int], patience: float, path: Path | None) -> list[Cost]:
     """The costs of one peer, size by size, as far as patience reaches."""
     found: list[Cost] = []
     for rows in sizes:
         if found and found[-1].whole * rows / found[-1].rows > patience:
             break
-        told = workers(__file__, 1, name=name, peer=peer, rows=rows)[0]
+        label = f"{name}, {peer}, {rows:,}"
+        measure = partial(workers, __file__, 1, name=name, peer=peer, rows=rows)
+        told = kept(path, [label], lambda _, measure=measure: measure()[0])[label]
         found.append(Cost(rows, told["seconds"], told["memory"], told["whole"]))
-        print(
-            f"{name:14s}{peer:14s}{rows:14,d}{told['seconds']:14.3g}{told['memory']:10.0f}",
-            flush=True,
-        )
     return found
 
 
@@ -319,7 +323,7 @@ def draw(found: dict[str, dict[str, list[Cost]]], path: Path) -> None:
                 panel.loglog([each.rows for each in costs], values, "o-", label=label, ms=3)
             panel.legend(fontsize=7, frameon=False)
             panel.spines[["top", "right"]].set_visible(False)
-        column[0].set_title(f"{name} {UNITS.get(name, '')}", fontsize=10)
+        column[0].set_title(TITLES.get(name, name), fontsize=10)
         column[1].set_xlabel("rows")
     axes[0, 0].set_ylabel("seconds of one core")
     axes[1, 0].set_ylabel("MiB beside the rows")
@@ -332,20 +336,23 @@ def main() -> None:
     parser.add_argument("--sizes", type=float, nargs="+", default=SIZES)
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--patience", type=float, default=300.0)
+    parser.add_argument("--results", type=Path, help="a JSON file that is read and written")
     parser.add_argument("--picture", type=Path)
     given: argparse.Namespace = parser.parse_args()
-    print(f"{'':14s}{'':14s}{'rows':>14s}{'seconds':>14s}{'MiB':>10s}", flush=True)
     sizes = [int(each) for each in given.sizes]
     found = {
-        name: {peer: climb(name, peer, sizes, given.patience) for peer in WORKS[name]}
+        name: {
+            peer: climb(name, peer, sizes, given.patience, given.results) for peer in WORKS[name]
+        }
         for name in given.works
     }
+    print(f"{'':14s}{'':14s}{'rows':>14s}{'seconds':>14s}{'MiB':>10s}")
     for name, peers in found.items():
         for peer, costs in peers.items():
-            print(
-                f"{name:14s}{peer:14s}{'slope':>14s}{slope(costs, 'seconds'):14.2f}"
-                f"{slope(costs, 'memory'):10.2f}"
-            )
+            for rows, taken, memory, _ in costs:
+                print(f"{name:14s}{peer:14s}{rows:14,d}{taken:14.3g}{memory:10.0f}")
+            slopes = f"{slope(costs, 'seconds'):14.2f}{slope(costs, 'memory'):10.2f}"
+            print(f"{name:14s}{peer:14s}{'slope':>14s}{slopes}")
     if given.picture:
         draw(found, given.picture)
 
