@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from probgen.core import checks
+from probgen.core.keywords import explained
 from probgen.core.stacked import maps_of
 from probgen.train.optimizers import Optimizer
 from probgen.train.sharding import is_sharded
@@ -21,6 +22,7 @@ ITERATIONS = 5
 SIZE = 0.2  # root mean square of an update of AdamW, in units of its rate (Liu et al. 2025)
 
 
+@explained
 def muon(
     hidden: nn.Module | Iterable[nn.Module],
     lr: float = 5e-3,
