@@ -14,13 +14,19 @@ that all fit the same.
     python benchmarks/compiled_svi.py --rounds 5
     python benchmarks/compiled_svi.py --models schools mixture --threads 1 --json results.jsonl
 
-Measured with --models schools logistic linear --threads 1 --rounds 3 --long 0.5 on a quiet core:
-NumPyro's better way takes 1.99, 0.88 and 1.77 times as long as probgen, which compiles in 0.5, 1.4 and
-0.6 s from empty caches. (On a busy one 2.96, 0.85 and 1.79.) Regression by mini-batches misses the aim of one:
-each of its steps has rows chosen and four draws made by calls from Python. Mixture, HMM and VAE
-are compiled by inductor: there NumPyro's better way takes 0.27, 0.15 and 1.09 times as long, so
-that the aim is met for the VAE alone (12 to 28 s to compile). On another processor these ratios were 0.98,
-0.55 and 0.95: what inductor makes of small loops depends on it.
+Measured with --threads 1 --rounds 3 --long 0.5 (HMM: 7 rounds of "probgen compiled, product" and
+"NumPyro product") beside other work on the same core: milliseconds are two to three times those of
+a quiet one, ratios are fair because peers take turns. NumPyro's better way takes 2.79 times as long
+as probgen on schools, 1.16 on the mixture (by hand; enumerated, probgen takes 1.5 times as long),
+1.30 on logistic, 1.88 on linear, 1.83 on the HMM and 1.04 on the VAE. On a quiet core these were
+1.99, 0.27, 0.88, 1.77, 0.15 and 1.09 before kernels took larger graphs. Two changes here belong to
+that: mini-batches are whole ones for all (probgen made the rest of an epoch a step of its own, with
+calls that end there: 0.0152 ms of processor time a step in place of 0.0108, so that without
+drop_last logistic would miss the aim of one), and turns of the HMM have ten times the steps, as the
+25 of before took less time than the first one, which a fit makes without compiler. Flows (--long
+0.25, compiled by inductor): torch.compile of a loop takes 1.27 times as long for 8 dims, and 0.96
+for 64.
+compile_phases.py shows where the time to compile goes.
 
 The whole process, XLA's and OpenMP's threads and the compilers included, is held to `--threads`
 cores (os.sched_setaffinity, where the system has it); XLA also gets
