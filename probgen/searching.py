@@ -525,23 +525,32 @@ class _Run:
             self.folds = number + 1
 
     def _round(
-        self, names: list[str], rows: int | tuple[Tensor, Tensor], shares: list[float]
+        self,
+        names: list[str],
+        rows: int | tuple[Tensor, Tensor],
+        shares: list[float],
+        number: int = FOLDS,
     ) -> list[_Trial]:
         """A fit of each within its share of the time, and what those before it have left over."""
         if is_asked(self.n_jobs):
-            tasks = [(name, rows, share) for name, share in zip(names, shares, strict=True)]
+            tasks = [(name, rows, share, number) for name, share in zip(names, shares, strict=True)]
             return self._side_by_side(_Run._trial, tasks)
         found: list[_Trial] = []
         for place, name in enumerate(names):
             left = sum(shares) - sum(each.seconds for each in found)
             share = left * shares[place] / sum(shares[place:])
-            found.append(self._trial(name, rows, share))
+            found.append(self._trial(name, rows, share, number))
         return found
 
-    def _trial(self, name: str, rows: int | tuple[Tensor, Tensor], share: float) -> _Trial:
-        """A fit of one candidate within a time: to the rows of a fold, or to others."""
+    def _trial(
+        self, name: str, rows: int | tuple[Tensor, Tensor], share: float, number: int = FOLDS
+    ) -> _Trial:
+        """A fit of one candidate within a time: to the rows of a fold, or to others.
+
+        By the random numbers of the fold, or of that number.
+        """
         began = time.perf_counter()
-        number = rows if isinstance(rows, int) else FOLDS
+        number = rows if isinstance(rows, int) else number
         train, held_out = self.fold(rows) if isinstance(rows, int) else rows
         try:
             model, course = _trained(
@@ -623,21 +632,18 @@ class _Run:
     ) -> tuple[list[list[Tabular]], Tensor | None]:
         """Fits in all the time that is left, beside the last ones of a fold.
 
-        Of those whose time was up, each in proportion to its part in the stack. None of them was
-        trained on the test rows, which end the training and give the weights.
+        Of those whose time was up, each in proportion to its part in the stack; of a stack again,
+        from other first parameters, where they end before their time. None of them was trained on
+        the test rows, which end the training and give the weights.
         """
         parts_of = dict(zip(names, self.stack(names)[1].tolist(), strict=True))
         cut = [name for name in names if self.trials[name][-1].cut_short]
         most = max(parts_of[name] for name in cut)
         longer = [name for name in cut if parts_of[name] >= MINOR * most]
-        left = self.left
-        if left < ALMOST * sum(self.trials[name][-1].seconds for name in longer):
-            return [], None
-        whole = sum(parts_of[name] for name in longer)
-        shares = [left * parts_of[name] / whole for name in longer]
-        try:
-            found = self._round(longer, (self.pool, test), shares)
-        except (KeyboardInterrupt, *FAILURES):
+        found = self._fits(
+            longer, [parts_of[name] for name in longer], test, REFITS if stack else 1
+        )
+        if not found:
             return [], None
         before = [self.trials[name][-1].model for name in names]
         scores = [each.scores for each in found]
@@ -648,6 +654,22 @@ class _Run:
             best = int(columns.mean(0).argmax())
             return parts[best : best + 1], None
         return parts, stacking_weights(columns)
+
+    def _fits(self, names: list[str], parts: list[float], test: Tensor, most: int) -> list[_Trial]:
+        """Rounds of fits that the test rows end, while there is time; those of whole rounds."""
+        found: list[_Trial] = []
+        latest = [self.trials[name][-1] for name in names]
+        for number in range(most):
+            left = self.left
+            if left < ALMOST * sum(each.seconds for each in latest):
+                break
+            shares = [left * part / sum(parts) for part in parts]
+            try:
+                latest = self._round(names, (self.pool, test), shares, FOLDS + number)
+            except (KeyboardInterrupt, *FAILURES):
+                break
+            found += latest
+        return found
 
     def _repeated(self, name: str, rows: Tensor, seed: int) -> Tabular:
         """A fit to all rows, as many times as the last fit went through its own until it was best."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import probgen as pg
+from probgen import searching
 from probgen.heads import Mixed
 from probgen.nn import Constant
 from probgen.searching import (
@@ -465,6 +466,49 @@ def test_models_whose_time_was_up_are_told():
     found = pg.search(linked(60), budget=0.05, candidates=TWO, progress=False)
     assert set(found.cut_short) == {"alone", "chained"} and min(found.cut_short.values()) > 0
     assert "still gaining when their time was up: alone (" in str(found)
+
+
+class Rounds(searching._Run):
+    """Fits of two seconds each, of which some rounds can be interrupted."""
+
+    def __init__(self, seconds, stopped=99):
+        self.trials = {name: [trial(2.0)] for name in TWO}
+        self.pool, self.clock, self.stopped, self.seen = torch.zeros(3, 1), seconds, stopped, []
+
+    @property
+    def left(self):
+        return self.clock
+
+    def _round(self, names, rows, shares, number=0):
+        if len(self.seen) == self.stopped:
+            raise KeyboardInterrupt
+        self.seen.append((number, shares))
+        self.clock -= 2.0 * len(names)
+        return [trial(2.0) for _ in names]
+
+
+def trial(seconds):
+    return searching._Trial(None, torch.zeros(3), seconds, 3, 0, 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("run", "rounds"),
+    [
+        (Rounds(3.0), 0),  # less than 0.8 times what a round took
+        (Rounds(3.3), 1),
+        (Rounds(9.0), 2),
+        (Rounds(900.0), searching.REFITS),
+        (Rounds(900.0, stopped=0), 0),
+        (Rounds(900.0, stopped=2), 2),
+    ],
+    ids=["no time", "one", "two", "as many as there may be", "stopped", "stopped in the third"],
+)
+def test_fits_of_a_stack_are_repeated_while_there_is_time(run, rounds):
+    found = run._fits(list(TWO), [1.0, 3.0], torch.ones(2, 1), searching.REFITS)
+    assert len(found) == 2 * rounds == 2 * len(run.seen)
+    assert len({number for number, _ in run.seen}) == rounds  # other random numbers each time
+    for _, shares in run.seen:
+        assert shares[1] == 3 * shares[0]
 
 
 def test_a_search_that_takes_longer_says_so():
