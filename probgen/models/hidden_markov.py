@@ -74,8 +74,8 @@ class HiddenMarkovModel(DistributionModule):
     >>> gen = HiddenMarkovModel(states=2, length=30, emission=GaussianEmission(2, dims=1))
     >>> em(gen, x, seed=0).converged
     True
-    >>> gen.canonical()().most_likely_states(x).shape, gen.transition_matrix.sum(-1)
-    (torch.Size([20, 30]), tensor([1.0000, 1.0000]))
+    >>> gen.canonical()().most_likely_states(x).shape, gen.transition_matrix.sum(-1).round(decimals=4)
+    (torch.Size([20, 30]), tensor([1., 1.]))
     """
 
     unknown_contexts = False
