@@ -33,6 +33,7 @@ import probgen as pg
 from probgen.compile import kernel_library
 from probgen.compile.kernel_program import LoopProgram
 from probgen.compile.tracing import Compiled
+from probgen.core import machine_code
 from probgen.train.compiled import step
 from probgen.train.compiled.step import CompiledStep
 
@@ -40,8 +41,8 @@ PHASES: dict[str, list[tuple[Any, str]]] = {
     "record": [(step, "record_operations"), (CompiledStep, "prepare")],
     "passes": [(step, "simplify")],
     "lower": [(kernel_library, "Lowering"), (LoopProgram, "source")],
-    "compiler": [(kernel_library, "_made"), (Compiled, "build")],
-    "load": [(kernel_library, "_loaded")],
+    "compiler": [(machine_code, "_made"), (Compiled, "build")],
+    "load": [(machine_code, "_loaded")],
     "check": [(Compiled, "_compare"), (CompiledStep, "_check"), (CompiledStep, "_check_loop")],
     "other": [(CompiledStep, "__init__"), (CompiledStep, "build")],
 }

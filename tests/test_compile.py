@@ -1152,7 +1152,7 @@ def test_several_processes_and_scaled_losses_are_not_compiled(of_fabric):
 @pytest.mark.slow
 def test_without_a_compiler(eager_to_compile, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("probgen.compile.kernel_library.COMPILERS", ())
+    monkeypatch.setattr("probgen.core.machine_code.COMPILERS", ())
     monkeypatch.delenv("CXX", raising=False)
     none = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     with none, pytest.warns(FitWarning, match="continuing in eager mode.*no-such-compiler"):

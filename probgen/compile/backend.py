@@ -17,19 +17,13 @@ Why not by torch's own caches and packages alone (torch 2.13; six inputs of 8 en
 from __future__ import annotations
 
 import copy
-import functools
-import hashlib
 import logging
 import os
-import platform
-import shutil
 import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +31,7 @@ import torch
 from torch import Tensor, fx
 
 from probgen.core import cache, private_torch
+from probgen.core.machine_code import compiler_version, digest, machine, this_machine
 from probgen.core.turns import turn
 
 CompiledCall = Callable[[list[Tensor]], Sequence[Tensor]]
@@ -123,11 +118,6 @@ def library_from(content: bytes, machine: str) -> CompiledCall:
     return _load(content)
 
 
-def this_machine() -> str:
-    """What a library must have in common with the process that loads it."""
-    return digest(_machine())
-
-
 def _built(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> CompiledCall:
     return _load(_made(graph, inputs))
 
@@ -208,7 +198,7 @@ def _own_folder() -> Iterator[None]:
     if before not in (None, "", private_torch.default_cache_folder()):
         yield
         return
-    os.environ[TORCHS] = str(cache.folder(f"inductor-{digest(_machine(), _compiler())[:16]}"))
+    os.environ[TORCHS] = str(cache.folder(f"inductor-{digest(machine(), _compiler())[:16]}"))
     try:
         yield
     finally:
@@ -220,28 +210,7 @@ def _own_folder() -> Iterator[None]:
 def _key(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> str:
     """What the machine code depends on."""
     layouts = [(tuple(value.shape), value.stride(), value.dtype) for value in inputs]
-    return digest(graph.code, layouts, torch.get_num_threads(), LIBRARY, _machine(), _compiler())
-
-
-def digest(*parts: object) -> str:
-    """One name for all that something depends on."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-@functools.cache
-def _machine() -> tuple[str, ...]:
-    """The processor with its features, and the versions of what makes code for it."""
-    information = Path("/proc/cpuinfo")  # of Linux
-    lines = information.read_text().splitlines() if information.exists() else []
-    features = sorted(
-        {line for line in lines if line.startswith(("flags", "Features", "model name"))}
-    )
-    try:
-        own = version("probgen")
-    except PackageNotFoundError:
-        own = "not installed"
-    system = f"{platform.system()} {platform.machine()} {platform.libc_ver()} {sys.implementation.cache_tag}"
-    return torch.__version__, torch.backends.cpu.get_cpu_capability(), own, system, *features
+    return digest(graph.code, layouts, torch.get_num_threads(), LIBRARY, machine(), _compiler())
 
 
 def _compiler() -> tuple[str, ...]:
@@ -251,22 +220,6 @@ def _compiler() -> tuple[str, ...]:
         f"{name}={value}" for name, value in sorted(os.environ.items()) if name in VARIABLES
     ]
     return *compilers, *private_torch.cpp_settings(), *variables
-
-
-@functools.cache
-def compiler_version(compiler: str) -> str:
-    """What a compiler tells of itself."""
-    try:
-        told = subprocess.run(
-            [compiler, "--version"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            process_group=0,  # out of reach of Ctrl-C, which would pass for another version
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        told = type(error).__name__
-    return f"{compiler} {shutil.which(compiler)} {told}"
 
 
 def _plain(graph: fx.GraphModule) -> fx.GraphModule:

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from probgen.compile.backend import compiler_version, digest, this_machine
 from probgen.compile.kernel_lowering import Lowering, NotLowered
 from probgen.compile.random_numbers import Pool
-from probgen.core import cache
-from probgen.core.turns import turn
+from probgen.core import machine_code
 
-KIND = "kernels"
-COMPILERS = ("g++", "clang++", "c++")
-# the order of sums and the reading of errors are all that they leave to the compiler: NaN and
-# infinity stay what they are
-FLAGS = (
-    *("-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math"),
-    *("-ffp-contract=off", "-fopenmp-simd", "-fPIC", "-shared", "-w"),
-)
-LIBRARIES = (("-lmvec", "-lm"), ("-lm",))
-SECONDS = 120
 # 50 take one or two seconds to compile, 400 half a minute
 LOOPS = 120
 
@@ -134,65 +116,11 @@ def _places(tensors: Sequence[Tensor]) -> list[int]:
 
 def load(text: str) -> Any:
     """The function of a kernel's text, from the cache where it is there."""
-    content = cache.read_sealed(_file(text))
-    return _loaded(_made(text) if content is None else content)
-
-
-def _file(text: str) -> Path:
-    return (
-        cache.folder(KIND)
-        / f"{digest(text, FLAGS, compiler_version(_compiler()), this_machine())}.sealed"
-    )
-
-
-def _loaded(content: bytes) -> Any:
-    file = cache.temporary(KIND) / f"{digest(content)}.so"
-    with turn():
-        try:
-            cache.write(file, content)
-            run = ctypes.CDLL(str(file)).run
-        except OSError as error:
-            raise NotLowered(f"the machine code cannot be loaded ({error})") from error
-        finally:
-            file.unlink(missing_ok=True)
+    try:
+        run = machine_code.load(text).run
+    except machine_code.NotCompiled as error:
+        raise NotLowered(str(error)) from error
     run.restype = ctypes.c_int
     pointer = ctypes.c_void_p
     run.argtypes = (ctypes.c_int64, pointer, pointer, pointer, ctypes.c_int64, pointer)
     return run
-
-
-def _compiler() -> str:
-    for name in (os.environ.get("CXX", ""), *COMPILERS):
-        if name and shutil.which(name):
-            return name
-    raise NotLowered("there is no C++ compiler")
-
-
-def _made(text: str) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="probgen-") as folder:
-        source, made = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
-        source.write_text(text)
-        told = ""
-        for libraries in LIBRARIES:
-            command = [_compiler(), *FLAGS, str(source), "-o", str(made), *libraries]
-            told = _told(command)
-            if made.exists():
-                break
-        else:
-            raise NotLowered(f"the C++ compiler fails: {told.strip()[:200]}")
-        content = made.read_bytes()
-    with suppress(OSError):  # such as a full disk
-        file = _file(text)
-        cache.write_sealed(file, content)
-        cache.trim(file)
-    return content
-
-
-def _told(command: Sequence[str]) -> str:
-    """What the compiler says; it is out of reach of Ctrl-C, which would pass for a failure."""
-    try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS, process_group=0
-        ).stderr
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)

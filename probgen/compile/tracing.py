@@ -21,7 +21,6 @@ from probgen.compile.backend import (
     by_inductor,
     library_from,
     library_of,
-    this_machine,
 )
 from probgen.compile.inductor_workarounds import spell_out_alphas, spell_out_masked_puts
 from probgen.compile.kernel_library import Kernel, Loop
@@ -29,6 +28,7 @@ from probgen.compile.kernel_lowering import NotLowered
 from probgen.compile.mutation_analysis import changed_inputs, relax_views
 from probgen.compile.random_numbers import Pool, hoist_draws, is_random, new_input
 from probgen.compile.tracing_mode import Strict, why_not_general
+from probgen.core.machine_code import this_machine
 from probgen.core.missing import assume_missing, assumed_missing
 from probgen.core.private_torch import FakeTensorMode, make_fx, pytree, sharing_shapes
 from probgen.core.runtime import isolated, validation

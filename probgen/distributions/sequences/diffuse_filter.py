@@ -1,7 +1,7 @@
 r"""The Kalman filter of one observed variable with an exact diffuse start, its gradient and smoother.
 
-Loops in NumPy over small matrices, which cost a tenth of the same loops in torch, with the
-adjoint of each step written out. Time first: observations ``(T, B)``, all of them seen or missing
+Loops over small matrices as machine code, or in NumPy, where they cost a tenth of the same loops
+in torch, with the adjoint of each step written out. Time first: observations ``(T, B)``, all of them seen or missing
 at the same steps, so that covariances ``(k, k)`` are shared.
 """
 
@@ -11,6 +11,8 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from probgen.distributions.sequences import native_filter
 
 Array = np.ndarray
 _CHANGE = 1e-12  # relative, of covariances that are taken for settled
@@ -84,7 +86,7 @@ class ProperSteps(NamedTuple):
         Of the errors, and which steps are observed: ``(n,)`` each.
     reach, gain, left : ndarray
         P z, K = T P z / F and L = T - K z': ``(n, k)``, ``(n, k)``, ``(n, k, k)``.
-    same : list of bool
+    same : ndarray of bool
         Whether the covariances of a step are those of the step before.
     """
 
@@ -96,7 +98,7 @@ class ProperSteps(NamedTuple):
     reach: Array
     gain: Array
     left: Array
-    same: list[bool]
+    same: Array
 
 
 class LikelihoodGradient(NamedTuple):
@@ -170,7 +172,31 @@ def diffuse_filter(system: SystemArrays, y: Array, seen: Array) -> DiffuseFilter
 def _ordinary(
     system: SystemArrays, mean: Array, cov: Array, y: Array, seen: Array
 ) -> tuple[ProperSteps, Array, Array]:
-    """The steps from a proper state on, and the moments one step after the last.
+    """The steps from a proper state on, and the moments one step after the last."""
+    if not native_filter.pays(len(y), len(system.loading)):
+        return _in_numpy(system, mean, cov, y, seen)
+    limits = (system.noise, _CHANGE, _LEAST)
+    found = native_filter.forward(
+        system.transition, system.cov, system.loading, limits, (mean, cov), y, seen
+    )
+    steps = ProperSteps(
+        found.mean[:-1],
+        found.cov[:-1],
+        found.error,
+        found.variance,
+        seen,
+        found.reach,
+        found.gain,
+        found.left,
+        found.same,
+    )
+    return steps, found.mean[-1], found.cov[-1]
+
+
+def _in_numpy(
+    system: SystemArrays, mean: Array, cov: Array, y: Array, seen: Array
+) -> tuple[ProperSteps, Array, Array]:
+    """The same.
 
     Covariances do not depend on the data, and are taken over once they no longer change.
     """
@@ -232,7 +258,7 @@ def _ordinary(
         np.array(reaches).reshape(shape),
         gained,
         left,
-        same,
+        np.array(same, dtype=bool),
     )
     return steps, means[-1], cov
 
@@ -286,7 +312,14 @@ class _Told(NamedTuple):
 
 
 def _told(system: SystemArrays, steps: ProperSteps) -> _Told:
-    """Backwards over the ordinary steps.
+    """Backwards over the ordinary steps."""
+    if not native_filter.pays(len(steps.error), len(system.loading)):
+        return _told_in_numpy(system, steps)
+    return _Told(*native_filter.backward(system.loading, _CHANGE, steps, steps.seen))
+
+
+def _told_in_numpy(system: SystemArrays, steps: ProperSteps) -> _Told:
+    """The same.
 
     Second derivatives do not depend on the data, and are taken over while they do not change.
     """
@@ -301,14 +334,15 @@ def _told(system: SystemArrays, steps: ProperSteps) -> _Told:
         first.append(slope)
     curve = np.zeros((len(z), len(z)))
     second = [curve]
+    same = steps.same.tolist()
     still = False
     for number in range(len(shrunk) - 1, -1, -1):
-        if not (still and steps.same[number]):
+        if not (still and same[number]):
             matrix = steps.left[number]
             before = curve
             curve = matrix.T @ before @ matrix
             curve += squares[number]
-            still = steps.same[number] and number % 4 == 0 and _settled(before, curve)
+            still = same[number] and number % 4 == 0 and _settled(before, curve)
         second.append(curve)
     return _Told(np.array(first[::-1]), np.array(second[::-1]))
 
