@@ -173,13 +173,14 @@ class _Search:
 
     def __call__(self, point: np.ndarray) -> tuple[float, np.ndarray]:
         self.move(point)
-        loss = -self.gen(self.context).log_prob(self.x).sum() / self.count
-        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        total = self.gen(self.context).log_prob(self.x).sum()
+        found = torch.autograd.grad(total, self.parameters, allow_unused=True)
         parts = [
             (torch.zeros_like(own) if part is None else part).reshape(-1)
             for part, own in zip(found, self.parameters, strict=True)
         ]
-        return float(loss.detach()), torch.cat(parts).cpu().numpy()
+        slope = torch.cat(parts).cpu().numpy()
+        return -float(total.detach()) / self.count, slope / -self.count
 
 
 def _best_of(

@@ -141,7 +141,7 @@ class LocalTrend(SeriesComponent):
         cov = torch.stack([self.std, self.slope_std]).square().diag()
         identity = torch.eye(2).to(self.unit)
         outputs = {"level": identity[0], "slope": identity[1]}
-        return StateParts(move, cov, 0 * cov, torch.ones(2).to(self.unit), outputs)
+        return StateParts(move, cov, torch.zeros_like(move), torch.ones(2).to(self.unit), outputs)
 
 
 class Seasonal(SeriesComponent):
@@ -184,7 +184,9 @@ class Seasonal(SeriesComponent):
         move, shown, noisy = (_waves if self.trigonometric else _dummies)(self.period)
         move, shown, noisy = (part.to(self.unit) for part in (move, shown, noisy))
         cov = self.std.square() * noisy.diag()
-        return StateParts(move, cov, 0 * cov, torch.ones_like(shown), {"seasonal": shown})
+        return StateParts(
+            move, cov, torch.zeros_like(cov), torch.ones_like(shown), {"seasonal": shown}
+        )
 
 
 class Cycle(SeriesComponent):
@@ -260,7 +262,7 @@ class Cycle(SeriesComponent):
         move = self.damping * torch.stack([cos, sin, -sin, cos]).view(2, 2)
         identity = torch.eye(2).to(self.unit)
         cov = self.std.square() * identity
-        first = 0 * cov if self.diffuse else cov / (1 - self.damping.square())
+        first = torch.zeros_like(cov) if self.diffuse else cov / (1 - self.damping.square())
         wide = torch.full((2,), float(self.diffuse)).to(self.unit)
         return StateParts(move, cov, first, wide, {"cycle": identity[0]})
 
@@ -460,13 +462,13 @@ class StructuralTimeSeries(DistributionModule):
         found = [part for each in own if (part := each.states()) is not None]
         known = [each.offset() for each in self.components if isinstance(each, Regression)]
         diffuse = torch.cat([part.diffuse for part in found])
-        first = torch.block_diag(*(part.initial_cov for part in found))
+        first = _in_blocks([part.initial_cov for part in found])
         if self.initial_scale is not None:
             first = first + (self.initial_scale**2 * diffuse).diag()
             diffuse = torch.zeros_like(diffuse)
         system = StructuralSystem(
-            transition=torch.block_diag(*(part.transition for part in found)),
-            cov=torch.block_diag(*(part.cov for part in found)),
+            transition=_in_blocks([part.transition for part in found]),
+            cov=_in_blocks([part.cov for part in found]),
             loading=torch.cat([next(iter(part.outputs.values())) for part in found]),
             noise=self.noise_std.square(),
             mean=torch.zeros_like(diffuse),
@@ -530,6 +532,11 @@ def _check_together(components: Sequence[SeriesComponent], length: int) -> None:
                 f"expected covariates of {length} steps or more, got {len(each.covariates)}; give "
                 "one row for each step"
             )
+
+
+def _in_blocks(matrices: Sequence[Tensor]) -> Tensor:
+    """Along the diagonal; one alone is left as it is, which spares a step back through it."""
+    return matrices[0] if len(matrices) == 1 else torch.block_diag(*matrices)
 
 
 def _outputs(parts: Sequence[StateParts]) -> dict[str, Tensor]:

@@ -17,10 +17,11 @@ import numpy as np
 from probgen.core import machine_code
 
 Array = np.ndarray
-# Steps x states from which it pays. A step takes NumPy about 10 microseconds, with one state or
-# with 13, and machine code 0.1 to 1; the compiler takes a third of a second once on a machine, the
-# loading 1 ms once in a process. By size, not by what there is, so that equal calls give equal bits.
-LEAST = 64
+# Steps x states from which it pays, and states up to which. A step takes NumPy 5 to 10 microseconds,
+# with one state or with 13, and machine code 0.2 to 1.5; larger products are better left to BLAS.
+# The compiler takes 0.4 seconds once on a machine, loading some milliseconds once in a process. By
+# size, not by what is there already, so that equal calls give equal bits.
+LEAST, MOST = 64, 64
 
 SOURCE = r"""
 #include <cmath>
@@ -211,8 +212,8 @@ def _library() -> Any:
 
 
 def pays(steps: int, states: int) -> bool:
-    """Whether there are enough steps and states, and a compiler."""
-    return steps * states >= LEAST and _library() is not None
+    """Whether there is enough to do, of matrices that are small, and a compiler."""
+    return steps * states >= LEAST and states <= MOST and _library() is not None
 
 
 def forward(

@@ -419,7 +419,9 @@ class _LogLikelihood(torch.autograd.Function):
         parts = (*found[:2], np.asarray(found.noise), found.mean, found.initial_cov, found.y.T)
         made = [
             torch.as_tensor(np.ascontiguousarray(part)).to(like).reshape(like.shape)
-            for part, like in zip(parts, ctx.like, strict=True)
+            if needed
+            else None
+            for part, like, needed in zip(parts, ctx.like, ctx.needs_input_grad[:6], strict=True)
         ]
         return *made, None, None
 
