@@ -98,7 +98,9 @@ class LocalLevel(SeriesComponent):
 
     def states(self) -> StateParts:
         one = torch.ones(1, 1).to(self.unit)
-        return StateParts(one, self.std.square() * one, 0 * one, one[0], {"level": one[0]})
+        return StateParts(
+            one, _variance(self.scale, self.unit) * one, 0 * one, one[0], {"level": one[0]}
+        )
 
 
 class LocalTrend(SeriesComponent):
@@ -138,7 +140,8 @@ class LocalTrend(SeriesComponent):
 
     def states(self) -> StateParts:
         move = torch.tensor([[1.0, 1.0], [0.0, 1.0]]).to(self.unit)
-        cov = torch.stack([self.std, self.slope_std]).square().diag()
+        stds = [_signed(self.scale, self.unit), _signed(self.slope_scale, self.unit)]
+        cov = torch.stack(stds).square().diag()
         identity = torch.eye(2).to(self.unit)
         outputs = {"level": identity[0], "slope": identity[1]}
         return StateParts(move, cov, torch.zeros_like(move), torch.ones(2).to(self.unit), outputs)
@@ -183,7 +186,7 @@ class Seasonal(SeriesComponent):
     def states(self) -> StateParts:
         move, shown, noisy = (_waves if self.trigonometric else _dummies)(self.period)
         move, shown, noisy = (part.to(self.unit) for part in (move, shown, noisy))
-        cov = self.std.square() * noisy.diag()
+        cov = _variance(self.scale, self.unit) * noisy.diag()
         return StateParts(
             move, cov, torch.zeros_like(cov), torch.ones_like(shown), {"seasonal": shown}
         )
@@ -258,10 +261,11 @@ class Cycle(SeriesComponent):
         return _std(self.scale, self.unit)
 
     def states(self) -> StateParts:
-        cos, sin = self.frequency.cos(), self.frequency.sin()
+        frequency = self.frequency
+        cos, sin = frequency.cos(), frequency.sin()
         move = self.damping * torch.stack([cos, sin, -sin, cos]).view(2, 2)
         identity = torch.eye(2).to(self.unit)
-        cov = self.std.square() * identity
+        cov = _variance(self.scale, self.unit) * identity
         first = torch.zeros_like(cov) if self.diffuse else cov / (1 - self.damping.square())
         wide = torch.full((2,), float(self.diffuse)).to(self.unit)
         return StateParts(move, cov, first, wide, {"cycle": identity[0]})
@@ -330,7 +334,7 @@ class Autoregression(SeriesComponent):
         noisy = shift[0].diag()
         flat = torch.eye(count * count).to(self.unit) - torch.kron(move, move)
         first = torch.linalg.solve(flat, noisy.reshape(-1)).view(count, count)
-        square = self.std.square()
+        square = _variance(self.scale, self.unit)
         none = torch.zeros(count).to(self.unit)
         outputs = {"autoregression": shift[0]}
         return StateParts(move, square * noisy, square * first, none, outputs)
@@ -470,7 +474,7 @@ class StructuralTimeSeries(DistributionModule):
             transition=_in_blocks([part.transition for part in found]),
             cov=_in_blocks([part.cov for part in found]),
             loading=torch.cat([next(iter(part.outputs.values())) for part in found]),
-            noise=self.noise_std.square(),
+            noise=_variance(self.scale, self.unit),
             mean=torch.zeros_like(diffuse),
             initial_cov=first,
             diffuse=diffuse,
@@ -570,6 +574,15 @@ def _restart(module: Any, generator: torch.Generator | None) -> None:
 def _std(scale: Tensor | None, unit: Tensor) -> Tensor:
     """A standard deviation, of any sign as a parameter, so that none is no bound."""
     return torch.zeros_like(unit) if scale is None else unit * scale.abs()
+
+
+def _variance(scale: Tensor | None, unit: Tensor) -> Tensor:
+    return _signed(scale, unit).square()
+
+
+def _signed(scale: Tensor | None, unit: Tensor) -> Tensor:
+    """Plus or minus a standard deviation."""
+    return torch.zeros_like(unit) if scale is None else unit * scale
 
 
 def _dummies(period: int) -> tuple[Tensor, Tensor, Tensor]:
