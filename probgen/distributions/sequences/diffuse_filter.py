@@ -176,7 +176,7 @@ def _ordinary(
     if not native_filter.pays(len(y), len(system.loading)):
         return _in_numpy(system, mean, cov, y, seen)
     limits = (system.noise, _CHANGE, _LEAST)
-    found = native_filter.forward(
+    found = native_filter.forward_loop(
         system.transition, system.cov, system.loading, limits, (mean, cov), y, seen
     )
     steps = ProperSteps(
@@ -315,7 +315,7 @@ def _told(system: SystemArrays, steps: ProperSteps) -> _Told:
     """Backwards over the ordinary steps."""
     if not native_filter.pays(len(steps.error), len(system.loading)):
         return _told_in_numpy(system, steps)
-    return _Told(*native_filter.backward(system.loading, _CHANGE, steps, steps.seen))
+    return _Told(*native_filter.backward_loop(system.loading, _CHANGE, steps, steps.seen))
 
 
 def _told_in_numpy(system: SystemArrays, steps: ProperSteps) -> _Told:

@@ -182,7 +182,7 @@ extern "C" void backward(Size n, Size batch, Size k, const double* z, double cha
 """
 
 
-class Passed(NamedTuple):
+class ForwardLoop(NamedTuple):
     """What the loop forwards leaves of n steps and B series: see ``ProperSteps``.
 
     ``mean`` and ``cov`` have one step more, after the last.
@@ -216,7 +216,7 @@ def pays(steps: int, states: int) -> bool:
     return steps * states >= LEAST and states <= MOST and _library() is not None
 
 
-def forward(
+def forward_loop(
     move: Array,
     cov: Array,
     loading: Array,
@@ -224,7 +224,7 @@ def forward(
     start: tuple[Array, Array],
     y: Array,
     seen: Array,
-) -> Passed:
+) -> ForwardLoop:
     """The filter from a proper start ``(B, k)``, ``(k, k)`` over ``(n, B)``.
 
     ``limits``: the variance of the noise, the change below which a covariance is settled, and the
@@ -239,10 +239,10 @@ def forward(
     same = np.empty(n, dtype=bool)
     values, there = np.ascontiguousarray(y), np.ascontiguousarray(seen)
     _library().forward(n, batch, k, *map(_place, (packed, there, values, out, same)))
-    return Passed(means, covs, error, variance, reach, gain, left, same)
+    return ForwardLoop(means, covs, error, variance, reach, gain, left, same)
 
 
-def backward(loading: Array, change: float, passed: Any, seen: Array) -> tuple[Array, Array]:
+def backward_loop(loading: Array, change: float, passed: Any, seen: Array) -> tuple[Array, Array]:
     """What later observations tell: ``(n + 1, B, k)`` and ``(n + 1, k, k)``."""
     (n, batch), k = passed.error.shape, len(loading)
     out, (first, second) = _parts(((n + 1, batch, k), (n + 1, k, k)), 2 * k * k)
