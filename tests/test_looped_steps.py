@@ -251,6 +251,8 @@ def test_repetitions_are_found_with_what_goes_on_by_a_constant():
         [f"v{i}[0] = v{26 - i}[0];" for i in range(10, 17)],  # two names for one in the middle
         [f"v{i}[0] = v13[0];" for i in range(10, 17)],  # one of them stays
         ["v10[0] = 1;", "v11[0] = 1;", "v12[0] = 1;", "v13 = 2;"],  # too few
+        [f"v{i}[0] = (float)({10.0**-i});" for i in range(10, 17)],  # exponents
+        [f"v{i}[0] = (float)({10.0**i});" for i in range(20, 27)],
     ],
 )
 def test_what_does_not_go_on_by_a_constant_stays_as_it_is(texts):

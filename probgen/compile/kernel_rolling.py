@@ -16,7 +16,8 @@ from typing import NamedTuple
 # end may differ from the others
 LEAST = 4
 PERIOD = 64
-TOKEN = re.compile(r"\b([el]?)(v\d+)\b|(?<![\w.])(\d+)(?![\w.])")
+# names of memory and whole numbers, the exponents of others left out
+TOKEN = re.compile(r"\b([el]?)(v\d+)\b|(?<![\w.])(?<!\de[-+])(\d+)(?![\w.])")
 
 
 class Unit(NamedTuple):
