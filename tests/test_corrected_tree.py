@@ -132,3 +132,23 @@ def test_a_loaded_one_brings_the_order_of_its_tree(tmp_path):
     again = pg.load(tmp_path / "corrected.safetensors").eval()
     x = all_rows().float()
     torch.testing.assert_close(again().log_prob(x), gen().log_prob(x))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)], ids=str)
+@pytest.mark.parametrize("levels", [(2, 2, 2, 2), (2, 3, 2, 2)], ids=str)
+def test_any_dims_before_the_columns(levels, shape):
+    gen = pg.CorrectedTree(tree(levels=levels), [8]).double()
+    drawn = gen().sample(shape)
+    assert drawn.shape == (*shape, 4)
+    assert gen().log_prob(drawn).shape == shape
+
+
+@pytest.mark.parametrize("wrong", [2.0, -1.0, 0.5, torch.inf], ids=str)
+def test_what_is_no_label_is_named(wrong):
+    gen = pg.CorrectedTree(tree(levels=(2, 2, 2, 2)), [8]).double()
+    x = torch.zeros(3, 4).double()
+    x[1, 0] = wrong
+    with pytest.raises(ValueError, match=rf"integers from 0 to 1.*got {wrong:g} in row 1, entry 0"):
+        gen().log_prob(x)
+    x[1, 0] = 1.0
+    gen().log_prob(x)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from probgen.core import checks
 from probgen.core.contexts import WITHOUT
+from probgen.core.missing import values_are_known
 from probgen.core.module import DistributionModule
+from probgen.core.supports import check_values
 from probgen.distributions.autoregressive import Autoregressive, Conditions
 from probgen.distributions.graphical.hidden_tree import HiddenTree
 from probgen.heads.distributions import Categorical
@@ -151,6 +153,8 @@ def _of_one(offset: Tensor, raw: Tensor, lead: torch.Size) -> Categorical:
 def _offset(base: HiddenTree, x: Tensor) -> Tensor:
     """What the tree predicts of each column, ``(*lead, D, L)``."""
     rows = x.reshape(-1, x.shape[-1])
+    if values_are_known():  # tables are looked up by them
+        check_values("x", rows, base.support)
     steps = base.predictions(len(rows))
     columns = [next(steps)]
     for column in base.order[:-1]:
