@@ -246,3 +246,58 @@ def test_exact_scores_of_the_zoo_draw_nothing(member):
     drawn = not torch.equal(torch.get_rng_state(), before)
     assert again.kind == score.kind
     assert score.kind != "exact" or (not drawn and torch.equal(again.value, score.value))
+
+
+def normal(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def observed():
+    torch.manual_seed(0)
+    return torch.randn(20, 3)
+
+
+def losses(x=None, **options):
+    x = observed() if x is None else x
+    torch.manual_seed(0)
+    gen = pg.MAF(3)
+    options = {"steps": 3, "seed": 0, "progress": False, "verdict": False, **options}
+    return torch.tensor(pg.fit(gen, x, validation=x, **options).loss)
+
+
+def draws():
+    options = {"seed": 0, "progress": False}
+    return pg.mcmc(normal, torch.ones(5), draws=5, tune=5, chains=1, **options).draws["mu"]
+
+
+@pytest.mark.parametrize("function", [losses, pytest.param(draws, marks=pytest.mark.slow)])
+def test_gradients_are_taken_whatever_mode_is_around(function):
+    expected = function()
+    with torch.no_grad():
+        assert torch.equal(function(), expected)
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"call [a-z]+ outside of it"):
+        function()
+    assert torch.equal(function(), expected)
+
+
+def test_rows_made_in_inference_mode_are_learned_from():
+    with torch.inference_mode():
+        x = observed()
+    assert torch.equal(losses(x), losses(x.clone()))
+    assert torch.equal(losses([x[:10], x[10:]]), losses([x[:10].clone(), x[10:].clone()]))
+
+
+def test_a_model_made_in_inference_mode_is_refused():
+    with torch.inference_mode():
+        gen = pg.MAF(3)
+    with pytest.raises(ValueError, match="build the model outside of it"):
+        pg.fit(gen, observed(), steps=1)
+
+
+def test_what_has_no_gradient_is_no_matter_of_precision():
+    with torch.inference_mode():
+        x = torch.randint(2, (5, 4)).float()
+    with pytest.raises(RuntimeError, match="Inference tensors"):
+        pg.MADE(4, [8], pg.heads.Bernoulli())().log_prob(x)

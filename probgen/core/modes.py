@@ -1,4 +1,4 @@
-"""Training and eval mode.
+"""Training and eval mode, and torch's modes of gradients.
 
 Inference runs a model in eval mode, whatever mode it is in, and leaves it as it was.
 """
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import nn
 
 from probgen.core.private_torch import BatchNorm, Dropout
@@ -76,6 +77,31 @@ def depends_on_mode(gen: Any) -> bool:
     return isinstance(gen, nn.Module) and any(
         part.training and _is_random(part) for part in gen.modules()
     )
+
+
+def check_gradients(function: str, gen: Any = None) -> None:
+    """Refuses inference mode, and parameters made in it, which can have no gradients.
+
+    ``torch.no_grad()`` is another matter: what needs gradients asks for them inside of it.
+
+    >>> with torch.inference_mode():
+    ...     check_gradients("fit")
+    Traceback (most recent call last):
+        ...
+    ValueError: expected gradients, which fit needs, got torch.inference_mode(); call fit outside of it
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            f"expected gradients, which {function} needs, got torch.inference_mode(); call "
+            f"{function} outside of it"
+        )
+    parameters = gen.named_parameters() if isinstance(gen, nn.Module) else ()
+    made = next((name for name, value in parameters if value.is_inference()), None)
+    if made is not None:
+        raise ValueError(
+            f"expected parameters that can have gradients, got {made}, which was made in "
+            "torch.inference_mode(); build the model outside of it"
+        )
 
 
 def _is_random(part: nn.Module) -> bool:

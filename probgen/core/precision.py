@@ -52,13 +52,15 @@ def of_own_precision(log_prob: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @torch.no_grad()
 def _own(log_prob: Callable[[Tensor], Tensor], x: Any) -> torch.dtype | None:
     """The type in which values are scored that are not in their own; ``None`` where in none."""
-    if not isinstance(x, Tensor):
+    if not isinstance(x, Tensor) or _scores(log_prob, x):  # a gradient is what could not be had
         return None
-    for dtype in TRIED:
-        if dtype != x.dtype:
-            try:
-                log_prob(x.to(dtype))
-            except (RuntimeError, ValueError):
-                continue
-            return dtype
-    return None
+    others = (dtype for dtype in TRIED if dtype != x.dtype)
+    return next((dtype for dtype in others if _scores(log_prob, x.to(dtype))), None)
+
+
+def _scores(log_prob: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    try:
+        log_prob(x)
+    except (RuntimeError, ValueError):
+        return False
+    return True

@@ -15,6 +15,7 @@ from probgen.compile.tracing import NotCompilable
 from probgen.core import checks
 from probgen.core.entry import as_rows
 from probgen.core.keywords import explained
+from probgen.core.modes import check_gradients
 from probgen.core.module import GenerativeModel
 from probgen.core.program import Program
 from probgen.core.progress import Progress, Reported, check_progress
@@ -166,6 +167,7 @@ def mcmc(
     >>> found.draws["mu"].shape, found.stats["energy"].shape
     (torch.Size([2, 10]), torch.Size([2, 10]))
     """
+    check_gradients("mcmc")
     checks.function(gen=gen, **checks.given(sampler=sampler))
     if not isinstance(init, Mapping | None):
         checks.function("pass values by site, or a fitted guide", init=init)

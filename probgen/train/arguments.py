@@ -10,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from probgen.core import checks
+from probgen.core.modes import check_gradients
 from probgen.core.progress import check_progress
 from probgen.train.adapters import as_objective
 from probgen.train.loggers import loggers_in
@@ -39,6 +40,7 @@ def check_asked(gen: Any, objective: Any, **asked: Any) -> None:
     Traceback (most recent call last):
     TypeError: expected a generative model gen, got <function <lambda> at ...; a Pyro program is wrapped: Program(...
     """
+    check_gradients("fit", gen)
     checks.generative(gen=gen)
     if objective is not None:
         as_objective(objective)

@@ -316,7 +316,8 @@ def fit(
                 )
         fabric = fabric or _this_process()
         check_stages(fabric, len(whole))
-        with written_alone(checkpoint, agreement), training(gen), _random_state(seed, fabric):
+        alone = written_alone(checkpoint, agreement)
+        with alone, training(gen), _random_state(seed, fabric), torch.enable_grad():
             file = OnDisk(checkpoint, resume, agreement)
             record = Record(logger, log_every or EVERY)
             work = _Work(

@@ -9,9 +9,10 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from probgen.core.arguments import as_arguments
+from probgen.core.arguments import as_arguments, is_leaf
 from probgen.core.contexts import received
 from probgen.core.conversion import (
     NO_ROWS,
@@ -20,9 +21,10 @@ from probgen.core.conversion import (
 from probgen.core.entry import as_rows
 from probgen.core.keywords import call_form
 from probgen.core.module import GenerativeModel
+from probgen.core.private_torch import pytree
 from probgen.core.program import Keywords, Program
 from probgen.core.ragged import with_sequences
-from probgen.core.rows import RowLayout, leaves_of, row_layout
+from probgen.core.rows import RowLayout, leaves_of, row_layout, tensors_of
 from probgen.core.signatures import argument_names
 
 Batch = tuple[Any, ...]
@@ -80,7 +82,7 @@ def checked(
     check_some(batch)
     if data is not None and not batch and not isinstance(gen, Program):
         raise ValueError(NO_ROWS)
-    batch = _settled(gen, batch)
+    batch = out_of_inference(_settled(gen, batch))
     layout = row_layout(batch, None if gen is None else gen.rows_in(batch))
     if rows is not None:
         layout = _named(gen, batch, layout, rows)
@@ -106,6 +108,23 @@ def _settled(gen: GenerativeModel | None, batch: Batch) -> Batch:
     if not isinstance(gen, Program):
         received(gen, None, f"give one: {call_form('x', 'context')}")
     return gen.settle(batch)
+
+
+def out_of_inference(batch: Batch) -> Batch:
+    """Arguments with copies of what was made in inference mode, of which no gradient can be taken.
+
+    >>> with torch.inference_mode():
+    ...     features = torch.ones(2)
+    >>> out_of_inference((features,))[0].is_inference()
+    False
+    """
+    if not any(part.is_inference() for part in tensors_of(batch)):
+        return batch
+    return pytree.tree_map(
+        lambda part: part.clone() if torch.is_tensor(part) and part.is_inference() else part,
+        batch,
+        is_leaf=is_leaf,
+    )
 
 
 def _with_sequences(gen: Any, batch: Batch) -> Batch:

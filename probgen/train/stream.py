@@ -21,7 +21,14 @@ from probgen.core.private_torch import pytree
 from probgen.core.program import Program
 from probgen.core.rows import row_layout, tensors_of
 from probgen.core.turns import lent
-from probgen.train.rows import NO_ROWS, Batch, arguments_of, check_lengths, check_some
+from probgen.train.rows import (
+    NO_ROWS,
+    Batch,
+    arguments_of,
+    check_lengths,
+    check_some,
+    out_of_inference,
+)
 
 Selection = Any
 
@@ -252,7 +259,7 @@ def as_batch(batch: Any, gen: GenerativeModel | None = None) -> Batch:
     arguments = arguments_of(gen, batch)
     check_some(arguments)
     if gen is None or isinstance(gen, Program):
-        return as_arguments(arguments)
-    settled = gen.settle(arguments)
+        return out_of_inference(as_arguments(arguments))
+    settled = out_of_inference(gen.settle(arguments))
     check_lengths(settled)
     return settled
