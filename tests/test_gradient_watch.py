@@ -226,6 +226,26 @@ def test_a_loss_of_no_parameter_is_refused(settings):
         run(other, None, optimizer=lambda _: torch.optim.SGD(other.head.parameters(), lr=0.1))
 
 
+class Looked(nn.Module):
+    """A vector for each number."""
+
+    def __init__(self, sparse):
+        super().__init__()
+        self.table = nn.Embedding(5, 2, sparse=sparse)
+
+    def forward(self, context):
+        return self.table(context[..., 0].long())
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_sparse_gradients_are_refused(clip):
+    data = torch.randn(20, 1), torch.randint(5, (20, 1)).float()
+    options = {"steps": 2, "clip": clip, "progress": False, "verdict": False}
+    with pytest.raises(ValueError, match="sparse=False"):
+        fit(Gaussian(Looked(sparse=True)), data, **options)
+    assert fit(Gaussian(Looked(sparse=False)), data, **options).steps == 2
+
+
 # -- helpers
 
 

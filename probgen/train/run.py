@@ -454,6 +454,8 @@ class Run:
         self.scale.unscale(self.optimizer.optimizer)
         if self.sharding is not None:
             return self.sharding.clip(trained, self.clip)
+        reached = [p.grad for p in trained if p.grad is not None]
+        check_reached(reached)
         if self.clip is not None and self.scale.scaler is not None:
             present: Any = trained
             return nn.utils.clip_grad_norm_(present, self.clip)
@@ -462,8 +464,6 @@ class Run:
                 self.loss, self.optimizer, max_norm=self.clip, error_if_nonfinite=False
             )
             return norm
-        reached = [p.grad for p in trained if p.grad is not None]
-        check_reached(reached)
         norms: Sequence[Tensor] = foreach_norm(reached)
         kinds = {norm.dtype for norm in norms}
         if len(kinds) > 1 or kinds <= NARROW:

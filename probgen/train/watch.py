@@ -153,7 +153,7 @@ def check_depends(loss: Tensor) -> None:
 
 
 def check_reached(gradients: Sequence[Tensor]) -> None:
-    """Refuses a step in which no parameter has got a gradient.
+    """Refuses a step in which no parameter has got a gradient, or one has got a sparse one.
 
     Raises
     ------
@@ -164,6 +164,10 @@ def check_reached(gradients: Sequence[Tensor]) -> None:
         raise ValueError(
             "expected a loss that depends on the parameters to be learned, got one that depends on "
             f"none of them; {DO}, and give the optimizer the parameters that it is to move"
+        )
+    if any(gradient.is_sparse for gradient in gradients):
+        raise ValueError(
+            "expected dense gradients, got sparse ones; build nn.Embedding(..., sparse=False)"
         )
 
 
