@@ -195,6 +195,33 @@ def test_a_row_that_is_not_finite_leaves_the_others_alone():
     torch.testing.assert_close(x, layer()._one_by_one(bad), equal_nan=True)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "register", ["register_forward_hook", "register_forward_pre_hook"], ids=str
+)
+def test_hooks_of_activations_run(register):
+    torch.manual_seed(0)
+    layer = AutoregressiveLayer(4, Affine(), hidden=(8, 8))
+    y = torch.randn(5, 4)
+    plain = layer().inv(y)
+    before = register == "register_forward_pre_hook"
+    hook = (lambda m, i: (3 * i[0],)) if before else (lambda m, i, o: 3 * o)
+    getattr(layer.network.activation, register)(hook)
+    found = layer().inv(y)
+    torch.testing.assert_close(found, layer()._one_by_one(y))
+    torch.testing.assert_close(layer()(found), y)
+    assert not torch.allclose(found, plain)
+
+
+@torch.no_grad()
+def test_inverses_under_autocast_are_those_of_single_steps():
+    torch.manual_seed(0)
+    transform, y = AutoregressiveLayer(4, Affine(), hidden=(8, 8))(), torch.randn(5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(transform.inv(y), transform._one_by_one(y))
+    assert transform.solve(y) is not None
+
+
 def test_transformed_functions_and_derivatives_take_the_single_steps():
     """torch.func's tensors have no memory, and dual numbers carry more than values."""
     torch.manual_seed(0)

@@ -21,7 +21,8 @@ Others
     ``standard_gamma`` and its gradient, ``foreach_lerp_``, ``foreach_norm``: kernels without a public name.
     ``BatchNorm``, ``Dropout``: the bases of theirs for one, two and three dims.
     ``graph_task``: whether a thread is one of autograd's.
-    ``memory_key``, ``waits_for_gradient``, ``has_step_hooks``: shared storage; hooks that are there.
+    ``memory_key``, ``waits_for_gradient``, ``has_call_hooks``, ``has_step_hooks``: shared storage;
+    hooks that are there.
     ``validation_flag``: checks of distributions, switched for one thread.
     ``time_limit_of``: how long processes wait for one another; torch lets it be set, not read.
 """
@@ -196,6 +197,11 @@ def memory_key(value: Tensor) -> int:
 def waits_for_gradient(parameter: nn.Parameter) -> bool:
     """Whether a parameter has a hook that runs once its gradient is there."""
     return bool(parameter._post_accumulate_grad_hooks)
+
+
+def has_call_hooks(module: nn.Module) -> bool:
+    """Whether something of the user's runs before or after the calls of a module."""
+    return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
 def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:

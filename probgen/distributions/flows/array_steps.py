@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from probgen.core.missing import values_are_known
+from probgen.core.private_torch import has_call_hooks
 
 Array = np.ndarray
 PRECISIONS = {torch.float32, torch.float64}
@@ -43,8 +44,8 @@ class OrderedLayers(Protocol):
 def only_values(tensors: Sequence[Tensor]) -> bool:
     """Whether NumPy can take part: numbers of one precision in memory, and no derivatives of them.
 
-    Not so in a graph that is being recorded, on an accelerator, in half precision, or inside a
-    function that ``torch.func`` transforms.
+    Not so in a graph that is being recorded, on an accelerator, in half precision, under autocast, or
+    inside a function that ``torch.func`` transforms.
 
     >>> x = torch.ones(2)
     >>> only_values([x]), only_values([x, x.double()]), only_values([x.requires_grad_()])
@@ -53,7 +54,7 @@ def only_values(tensors: Sequence[Tensor]) -> bool:
     ...     only_values([x])
     True
     """
-    if not values_are_known():
+    if not values_are_known() or torch.is_autocast_enabled("cpu"):
         return False
     kinds = {(each.dtype, each.device.type) for each in tensors}
     if len(kinds) > 1 or not kinds <= {(dtype, "cpu") for dtype in PRECISIONS}:
@@ -141,7 +142,7 @@ class _Layer(NamedTuple):
 
 def _in_place(activation: nn.Module) -> Callable[[Array], Any]:
     """An activation of arrays, which it overwrites."""
-    if type(activation) is nn.ReLU:
+    if type(activation) is nn.ReLU and not has_call_hooks(activation):
         return lambda units: np.maximum(units, 0.0, out=units)
 
     def activate(units: Array) -> None:
