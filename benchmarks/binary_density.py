@@ -21,11 +21,12 @@ that others used too, which gave a quarter to a half of it):
 
 that is ``--only dna --budget "5 min"``, and 9, 10, 6, 6, 6, 2 and 4 minutes for the others, one seed
 each. Below all printed figures that we know for dna (79.34), connect4 (11.99) and ocr_letters (27.22).
-Once fits of a stack were repeated where time is left, five sets were searched again, with other shares of the
-core: adult 13.09 ± 0.02 (1.4; 9 minutes), jester 51.44 ± 0.20 (1.5; 9), plants 12.29 ± 0.13 (2.0; 6), baudio
-38.68 ± 0.28 (2.0; 6), nltcs 5.996 ± 0.053 (3.2; 6): test rows of these were scored twice, and so were those of dna: 78.77 (1.0) at first, where
-screening had 0.3 of the time; then it got half of it where rows are few. ``binary_mades.py`` reaches 13.11
-on adult, 5.99 on nltcs and 38.6 on baudio. ``--few 400 --columns 500 --budget "45 s"``: independent bits
+Once fits of a stack were repeated where time is left, five sets were searched again, with other shares of
+the core: adult 13.09 ± 0.02 (1.4; 9 minutes), jester 51.44 ± 0.20 (1.5; 9), plants 12.29 ± 0.13 (2.0; 6),
+baudio 38.68 ± 0.28 (2.0; 6), nltcs 5.996 ± 0.053 (3.2; 6). Test rows of these were scored twice, and so were
+those of dna: 78.77 (1.0) at first, where screening had 0.3 of the time; then it got half of it where rows are
+few. ``binary_mades.py`` reaches 13.11 on adult, 5.99 on nltcs and 38.6 on baudio.
+``--few 400 --columns 500 --budget "45 s"``: independent bits
 248.43 ± 0.15 beside 248.42 of independent columns, dependent ones 255.5 beside 264.2.
 
 With ``--few`` bits are drawn independently with rates of their own, and, as a second set, each second bit
