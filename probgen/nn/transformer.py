@@ -304,13 +304,9 @@ class TransformerNet(Recorded, nn.Module):
         """The encoder of contexts that are sequences, if there is one."""
         return None if self.context is None else self.context.encoder
 
-    def placed(self, seen: Tensor, place: slice) -> Tensor:
-        """Vectors ``(B, S, E)`` with those of their positions, where these are vectors."""
-        return seen + self.positions()[place] if len(self.axes) else seen
-
-    def positions(self) -> Tensor:
-        """Vectors of all positions, ``(T, E)``."""
-        return positions(list(self.axes))
+    def positions(self) -> Tensor | None:
+        """Vectors of all positions, ``(T, E)``, where these are vectors."""
+        return positions(list(self.axes)) if len(self.axes) else None
 
     def first(self, batch: int, context: Tensor | None) -> tuple[Tensor, Attended | None]:
         """What stands before the first entry, ``(B, 1, E)``, and what all entries attend to."""
@@ -325,7 +321,8 @@ class TransformerNet(Recorded, nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         start, attended = self.first(len(x), context)
         seen = torch.cat((start, self.embed(x.flatten(1)[:, :-1])), 1)
-        h = self.dropout(self.placed(seen, slice(None)))
+        places = self.positions()
+        h = self.dropout(seen if places is None else seen + places)
         for block in self.blocks:
             h = block(h, attended=attended, rotation=self.rotation)
         return self.last(self.norm(h)).transpose(1, 2).unflatten(2, self.shape)
@@ -337,12 +334,13 @@ class TransformerNet(Recorded, nn.Module):
 
         Keys and values of earlier positions are kept: each step is one position through the blocks.
         """
+        places = self.positions()
         seen, attended = self.first(batch, context)
         length, width = math.prod(self.shape), seen.shape[-1]
         size = (batch, self.heads, length, width // self.heads)
         caches = [(seen.new_empty(size), seen.new_empty(size)) for _ in self.blocks]
         for position in range(length):
-            h = self.placed(seen, slice(position, position + 1))
+            h = seen if places is None else seen + places[position]
             for block, (keys, values) in zip(self.blocks, caches, strict=True):
                 h = block.last(h, keys, values, position, attended, self.rotation)
             value = yield self.last(self.norm(h)).squeeze(1)
