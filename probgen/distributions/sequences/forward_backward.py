@@ -129,7 +129,8 @@ def likelihood(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor
     """What :func:`forward` gives first, ``(R,)``, block by block: no state but the last is kept."""
     dtype = precision(log_transition)
     if dtype is None:
-        return forward(log_initial, log_transition, log_emission)[0]
+        with one_core():
+            return log_chain.log_forward(log_initial, log_transition, log_emission)[0]
     first = (log_initial + log_emission[0]).to(dtype)
     value, start = first.double().logsumexp(0), first.softmax(0)
     matrix = log_transition.to(dtype).exp().mT
